@@ -1,0 +1,208 @@
+import type { IncomingMessage } from "node:http";
+import { classifyComplaint, lmStudioError, readComplaint, type LmStudioKind } from "../../shared/lm-studio-kinds.ts";
+import type { PixelLLMError } from "../../shared/errors.ts";
+import { readRetryAfter } from "../../shared/retry-after.ts";
+import type { Usage } from "../../shared/wire.ts";
+import { createAnswer, type AnswerText } from "./answer.ts";
+import { createEventStreamReader, EventTooLong, type StreamEvent } from "./event-stream.ts";
+import { chunksOf, readText, send, type Address } from "./transport.ts";
+
+/** One chat completion to ask for. */
+export type CompletionCall = {
+  address: Address;
+  /** The request body, `stream: true` among it. */
+  body: Readonly<Record<string, unknown>>;
+  hasImage: boolean;
+  /** The caller's own prompt is in it: its faults are then the caller's. */
+  callers: boolean;
+  firstTokenMs: number;
+  idleMs: number;
+  /** The whole request's end; its reason is the error the caller gets. */
+  signal: AbortSignal;
+  /** Unix ms, for dates in Retry-After. */
+  wallNow: () => number;
+};
+
+/** What LM Studio said. */
+export type Completion = {
+  /** Without thinking; never empty. */
+  text: string;
+  finish: "stop" | "length";
+  /** The model that answered, as it names itself. */
+  model: string | null;
+  usage: Usage;
+};
+
+/** Bounds of one answer: bytes of stream, characters of one event, of the text; time for the tail after the end. */
+const caps = { streamBytes: 2 ** 20, eventCharacters: 64 * 1024, errorBytes: 64 * 1024, tailMs: 1000 };
+
+/**
+ * Asks for one completion and reads it to its end, every wait with a limit of its own:
+ * first token from the request sent (`no_first_token`), then between tokens (`stalled`), and the caller's signal.
+ * Every other failure is a kind of `lm-studio-kinds.ts`.
+ */
+export async function complete(call: CompletionCall): Promise<Completion> {
+  const watch = createWatch(call);
+  try {
+    const response = await send(call.address, {
+      method: "POST",
+      path: "/v1/chat/completions",
+      body: JSON.stringify(call.body),
+      signal: watch.signal,
+      onSent: watch.sent,
+    });
+    const answer = createAnswer();
+    const status = response.statusCode ?? 0;
+    const isStream = (response.headers["content-type"] ?? "").includes("text/event-stream");
+    if (status >= 200 && status < 300 && isStream) await readStream(response, answer, watch, call);
+    else
+      readWhole(
+        await readText(response, status < 300 ? caps.streamBytes : caps.errorBytes, watch.signal),
+        answer,
+        response,
+        call,
+      );
+    return settle(answer, call);
+  } finally {
+    watch.close();
+  }
+}
+
+type Watch = {
+  signal: AbortSignal;
+  sent(): void;
+  token(): void;
+  finished(): void;
+  hasFinished(): boolean;
+  close(): void;
+};
+
+/** The limits of one call as one signal: whoever fires first names the failure. */
+function createWatch(call: CompletionCall): Watch {
+  const controller = new AbortController();
+  const leave = (): void => controller.abort(call.signal.reason);
+  let timer: NodeJS.Timeout | undefined;
+  let finished = false;
+  const arm = (ms: number, kind: LmStudioKind): void => {
+    clearTimeout(timer);
+    timer = setTimeout(() => controller.abort(lmStudioError(kind)), ms);
+  };
+  if (call.signal.aborted) leave();
+  else call.signal.addEventListener("abort", leave, { once: true });
+  return {
+    signal: controller.signal,
+    sent: () => arm(call.firstTokenMs, "no_first_token"),
+    token: () => arm(call.idleMs, "stalled"),
+    finished: () => {
+      finished = true;
+      // The end has been said: a missing end marker costs no caller ten seconds.
+      arm(Math.min(caps.tailMs, call.idleMs), "stalled");
+    },
+    hasFinished: () => finished,
+    close: () => {
+      clearTimeout(timer);
+      call.signal.removeEventListener("abort", leave);
+    },
+  };
+}
+
+async function readStream(
+  response: IncomingMessage,
+  answer: AnswerText,
+  watch: Watch,
+  call: CompletionCall,
+): Promise<void> {
+  const reader = createEventStreamReader(caps.eventCharacters);
+  let bytes = 0;
+  const take = (events: readonly StreamEvent[]): boolean =>
+    events.some((event) => takeEvent(event, answer, watch, call));
+  try {
+    for await (const chunk of chunksOf(response, watch.signal)) {
+      bytes += chunk.length;
+      if (bytes > caps.streamBytes) throw lmStudioError("too_long", { detail: `more than ${caps.streamBytes} bytes` });
+      if (take(reader.read(chunk))) return;
+    }
+    take(reader.end());
+  } catch (error) {
+    if (error instanceof EventTooLong) throw lmStudioError("too_long", { detail: error.message, cause: error });
+    // Silence or a broken socket after the end was said takes nothing away from the answer.
+    if (!watch.hasFinished() || call.signal.aborted) throw error;
+  }
+}
+
+/** Takes one event in; true = the end marker came. */
+function takeEvent({ event, data }: StreamEvent, answer: AnswerText, watch: Watch, call: CompletionCall): boolean {
+  if (data.trim() === "[DONE]") {
+    answer.marked = true;
+    return true;
+  }
+  const body = parse(data);
+  if (body === undefined) throw lmStudioError("malformed", { detail: data });
+  const complaint = readComplaint(body);
+  if (event === "error" || complaint !== null) throw complain(complaint, 200, call);
+  const { grew, finished } = answer.takeChunk(body);
+  if (finished) watch.finished();
+  else if (grew) watch.token();
+  return false;
+}
+
+function readWhole(text: string, answer: AnswerText, response: IncomingMessage, call: CompletionCall): void {
+  const status = response.statusCode ?? 0;
+  const body = parse(text);
+  const complaint = readComplaint(body);
+  if (status < 200 || status >= 300 || complaint !== null) throw complain(complaint, status, call, response, text);
+  if (body === undefined) throw lmStudioError("malformed", { detail: text });
+  answer.takeWhole(body);
+}
+
+function complain(
+  complaint: ReturnType<typeof readComplaint>,
+  status: number,
+  call: CompletionCall,
+  response?: IncomingMessage,
+  text = "",
+): PixelLLMError {
+  const headers = response?.headersDistinct ?? {};
+  return lmStudioError(classifyComplaint(complaint, status), {
+    detail: `${status} ${complaint?.message ?? text}`,
+    callers: call.callers,
+    retryAfterMs: readRetryAfter(
+      {
+        retryAfter: headers["retry-after"] ?? [],
+        retryAfterMs: headers["retry-after-ms"] ?? [],
+        date: headers["date"]?.[0] ?? null,
+      },
+      call.wallNow(),
+    ),
+  });
+}
+
+function settle(answer: AnswerText, call: CompletionCall): Completion {
+  const { text, reasoning } = answer.words();
+  if (answer.finish === null && !(answer.marked && text === "" && reasoning === "")) {
+    throw lmStudioError("truncated", { detail: `ended after ${text.length} characters` });
+  }
+  if (text === "" && reasoning !== "") {
+    const rescued = call.body["response_format"] === undefined ? null : readJsonObject(reasoning);
+    if (rescued !== null) return { ...answer.facts(), text: rescued };
+    throw lmStudioError("reasoning_only", { detail: `${reasoning.length} characters of thinking` });
+  }
+  if (text === "") throw lmStudioError(call.hasImage && !answer.hadChoice ? "no_vision" : "empty");
+  return { ...answer.facts(), text };
+}
+
+/** A reasoning model may put the JSON it was asked for where it thinks. */
+function readJsonObject(reasoning: string): string | null {
+  const text = reasoning.slice(reasoning.indexOf("{"), reasoning.lastIndexOf("}") + 1);
+  const body = parse(text);
+  return typeof body === "object" && body !== null && "caption" in body ? text : null;
+}
+
+function parse(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    if (error instanceof SyntaxError) return undefined;
+    throw error;
+  }
+}
