@@ -1,9 +1,9 @@
 import { randomUUID } from "node:crypto";
-import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { serve, type ServerType } from "@hono/node-server";
 import { readConfig, readFlags, renderProblems, showConfig, type Config } from "../shared/config.ts";
 import { isPixelLLMError } from "../shared/errors.ts";
+import { version } from "../shared/version.ts";
 import { readCheckpoint } from "./checkpoint.ts";
 import { startEncoder } from "./encoder.ts";
 import { createEngine, type Engine } from "./engine.ts";
@@ -80,7 +80,7 @@ async function openEngine(config: Config, profile: string, log: LogSink): Promis
     return createEngine({
       config,
       profile,
-      version: readVersion(),
+      version,
       decode: (bytes, request) => door.decode(bytes, request),
       embedded,
       checkpoint,
@@ -132,11 +132,6 @@ function watchForBugs(log: LogSink): void {
     log.flush();
     process.exit(exitCodes.bug);
   });
-}
-
-function readVersion(): string {
-  const file = new URL("../package.json", import.meta.url);
-  return (JSON.parse(readFileSync(file, "utf8")) as { version: string }).version;
 }
 
 function refuse(code: number, reason: string): void {

@@ -49,7 +49,7 @@ export async function complete(call: CompletionCall): Promise<Completion> {
       path: "/v1/chat/completions",
       body: JSON.stringify(call.body),
       signal: watch.signal,
-      onSent: watch.sent,
+      onSent: () => watch.sent(),
     });
     const answer = createAnswer();
     const status = response.statusCode ?? 0;
