@@ -72,7 +72,12 @@ export function createLmStudio(parts: {
     token: config.lm_studio_api_token,
     connectMs: config.timeout_connect_seconds * 1000,
   };
-  const discovery = createDiscovery({ address, logger, now });
+  const discovery = createDiscovery({
+    address,
+    logger,
+    now,
+    listMs: Math.min(5000, config.timeout_first_token_seconds * 1000),
+  });
   const permits = createPermits(config.max_queue);
 
   /** The model a listing offers for a wish; null = none is loaded for it. */

@@ -29,13 +29,17 @@ export type Discovery = {
 
 const freshMs = 10_000;
 const doubtMs = 600_000;
-const listLimitMs = 5000;
 const listBytes = 4 * 2 ** 20;
 const loadLimitMs = 300_000;
 const firstLoadGuessMs = 20_000;
 
-/** `now` is monotonic ms. */
-export function createDiscovery(parts: { address: Address; logger: Logger; now: () => number }): Discovery {
+/** `now` is monotonic ms; a listing that takes longer than `listMs` has failed. */
+export function createDiscovery(parts: {
+  address: Address;
+  logger: Logger;
+  now: () => number;
+  listMs: number;
+}): Discovery {
   const { address, logger, now } = parts;
   const closing = new AbortController();
   const doubts = new Map<string, number>();
@@ -49,7 +53,7 @@ export function createDiscovery(parts: { address: Address; logger: Logger; now: 
 
   const refresh = async (): Promise<Listing> => {
     try {
-      const listing = await readListing(address, AbortSignal.any([closing.signal, AbortSignal.timeout(listLimitMs)]));
+      const listing = await readListing(address, AbortSignal.any([closing.signal, AbortSignal.timeout(parts.listMs)]));
       snapshot = { at: now(), listing };
       return listing;
     } catch (error) {
