@@ -5,6 +5,11 @@ import type { Feed, HostOrder, HostReport, HostTensor, TensorFacts } from "./enc
  * The process that holds one onnxruntime session. Its calls block, cannot be cancelled and never give memory back,
  * so they live where they can be killed. It ends with its parent.
  */
+// onnxruntime-node 1.30 turns half floats into the platform's Float16Array where there is one, and then fails to read
+// it ("not enough space: expected n, got 0"). Without the global it keeps to plain bits, which work.
+const HalfFloats = Float16Array;
+Reflect.deleteProperty(globalThis, "Float16Array");
+
 let session: InferenceSession | undefined;
 let feed: Feed | undefined;
 let outputs: readonly string[] = [];
@@ -73,8 +78,7 @@ function toTensor(pixels: Uint8Array, { type, layout, height, width, mean, std }
     }
   }
   if (type === "float32") return new Tensor("float32", floats, dims);
-  const halves = new Float16Array(floats);
-  return new Tensor("float16", new Uint16Array(halves.buffer), dims);
+  return new Tensor("float16", new Uint16Array(new HalfFloats(floats).buffer), dims);
 }
 
 /** Every value a byte can become: `(byte / 255 − mean) / std`. */
@@ -93,9 +97,8 @@ function toPlanes(pixels: Uint8Array, area: number): Uint8Array {
 function toFloats(tensor: Tensor): Float32Array {
   const { data } = tensor;
   if (data instanceof Float32Array) return data;
-  if (data instanceof Float16Array) return Float32Array.from(data);
   if (data instanceof Uint16Array && tensor.type === "float16") {
-    return Float32Array.from(new Float16Array(data.buffer, data.byteOffset, data.length));
+    return Float32Array.from(new HalfFloats(data.buffer, data.byteOffset, data.length));
   }
   throw new Error(`output of type ${tensor.type}`);
 }
