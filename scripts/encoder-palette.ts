@@ -22,7 +22,7 @@ export const PROTOTYPES: Readonly<Record<(typeof TERMS)[number], string>> = {
   white: "ffffff f4f4f4 fffaee f0fff0 eef6ff fff2f6 f6f2ff ecfbfa",
   grey: "808080 bebebe 4a4a4a 708090 8c8084 7c8a7e 948c80 b4bac4 50545c 5c544e c4bcb4 5a665e",
   red: "ff0000 dc143c b22222 8b0000 e03c31 640a0a cd3c3c c01030 f04a40",
-  orange: "ffa500 ff8c00 ff7f50 ff6a00 e67300 ffb347 f08c3c ff9b5a",
+  orange: "d85a34 f0966a ffa500 ff8c00 ff7f50 ff6a00 e67300 ffb347 f08c3c ff9b5a",
   yellow: "ffff00 ffd700 f0e68c ffeb3b e6c619 fff59d d2be28 fafa8c fffacd",
   green: "008000 00ff00 228b22 006400 90ee90 556b2f 6b8e23 2e8b57 9acd32 8fbc8f 00ff7f 143c14 3cb371 7cb860",
   blue: "0000ff 000080 4169e1 87ceeb add8e6 1e90ff 00bfff 4682b4 6495ed 00ffff 14285a 5a8cc8 3050a0 b0d0f0",

@@ -72,7 +72,7 @@ function startSidecar(options: Shared & { sidecarPort: number }): Promise<Superv
       PIXEL_LLM_SIDECAR_PORT: String(port),
       PIXEL_LLM_SIDECAR_SECRET: options.secret,
       // sharp decodes on libuv's threads: one a core, and it must be said before the process starts.
-      UV_THREADPOOL_SIZE: String(Math.max(4, availableParallelism())),
+      UV_THREADPOOL_SIZE: String(Math.max(2, availableParallelism())),
     }),
     graceMs,
   });

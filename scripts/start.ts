@@ -1,3 +1,4 @@
+import type { Config } from "../shared/config.ts";
 import { keepRunning, notice } from "./running.ts";
 import { readSettings, settleSecret } from "./settings.ts";
 import { startStack } from "./stack.ts";
@@ -18,7 +19,7 @@ async function main(): Promise<void> {
         signal,
       }),
     async ({ edgeUrl }) => {
-      const line = await describeLmStudio(edgeUrl, config.api_keys[0]);
+      const line = await describeLmStudio(edgeUrl, config);
       if (line !== null) notice(line);
       console.log(`pixel-llm ready: ${edgeUrl}`);
     },
@@ -26,16 +27,15 @@ async function main(): Promise<void> {
 }
 
 /** One line about LM Studio when captions are not live yet; null when they are. */
-async function describeLmStudio(edgeUrl: string, key: string | undefined): Promise<string | null> {
-  const response = await fetch(`${edgeUrl}/readyz`, {
-    headers: key === undefined ? {} : { authorization: `Bearer ${key}` },
-  });
+async function describeLmStudio(edgeUrl: string, config: Config): Promise<string | null> {
+  const response = await fetch(`${edgeUrl}/readyz`);
   const { dependencies } = (await response.json()) as {
     dependencies: Record<string, { status: string; detail: string }>;
   };
   const lmStudio = dependencies["lm_studio"];
   if (lmStudio === undefined || lmStudio.status === "ok") return null;
-  return `${lmStudio.detail} Until it does, captions come from the describe rung, marked degraded.`;
+  const where = `${config.lm_studio_host}:${config.lm_studio_port}`;
+  return `${lmStudio.detail} (looked at ${where}) Until then captions come from the describe rung, marked degraded.`;
 }
 
 await main();

@@ -82,7 +82,7 @@ function coloursPhrase(colours: Evidence["colours"]): string {
   const [first, second, ...more] = colours;
   if (first === undefined) return "";
   const some = (rest: Evidence["colours"]): string =>
-    rest.length === 0 ? "" : ` with some ${listOf(rest.slice(0, 2).map(({ term }) => term))}`;
+    rest.length === 0 ? "" : ` with some ${listOf(rest.map(({ term }) => term))}`;
   const others = second === undefined ? [] : [second, ...more];
   if (first.share >= 0.5) return `mostly ${first.term}${some(others)}`;
   if (second !== undefined && second.share >= 0.25) return `${first.term} and ${second.term}${some(more)}`;

@@ -1,3 +1,4 @@
+import { constants, setPriority } from "node:os";
 import { InferenceSession, Tensor } from "onnxruntime-node";
 import type { Feed, HostOrder, HostReport, HostTensor, TensorFacts } from "./encoder-protocol.ts";
 
@@ -14,6 +15,8 @@ let session: InferenceSession | undefined;
 let feed: Feed | undefined;
 let outputs: readonly string[] = [];
 
+// Serving comes before encoding: on a box with few cores the parent must get its turn at once, or health checks wait.
+setPriority(constants.priority.PRIORITY_BELOW_NORMAL);
 // The parent decides when we end; a Ctrl-C in its terminal or a stop of its whole group must not end us before it.
 process.on("SIGINT", () => undefined);
 process.on("SIGTERM", () => undefined);
