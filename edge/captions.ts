@@ -43,6 +43,9 @@ export async function answerCaption(request: Request, scope: Scope): Promise<Res
     const [image] = body.images;
     if (image === undefined) throw new Error("a body without a picture was accepted");
     const options = parseCaptionOptions(body.options);
+    // Nothing is stored yet: who wants only what is stored (RFC 9111) has the answer already.
+    if (/\bonly-if-cached\b/i.test(request.headers.get("cache-control") ?? ""))
+      throw new PixelLLMError("ERR_CACHE_MISS");
     const hash = await sha256(image.bytes);
     const reserveMs = ladderReserveMs(scope.config.timeout_seconds * 1000);
     const call = createImageCall(scope, { image, sha256: hash, tenant, reserveMs });

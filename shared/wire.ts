@@ -91,7 +91,15 @@ export type GenerationSettings = {
 };
 
 /** Merges a caller's options over the configuration; `0` is a value. */
-export function settleGeneration(options: CaptionOptions, config: Config): GenerationSettings {
+export function settleGeneration(
+  options: {
+    max_tokens?: number | undefined;
+    temperature?: number | undefined;
+    top_p?: number | undefined;
+    seed?: number | undefined;
+  },
+  config: Config,
+): GenerationSettings {
   return {
     maxTokens: options.max_tokens ?? config.max_tokens,
     temperature: options.temperature ?? config.temperature,

@@ -1,3 +1,4 @@
+import { rewriteMessages, type ChatRequest } from "../shared/chat.ts";
 import type { Config } from "../shared/config.ts";
 import { describe } from "../shared/describe.ts";
 import { errorBody, PixelLLMError, toPixelLLMError } from "../shared/errors.ts";
@@ -18,7 +19,9 @@ import {
 import { openDeadline, type Deadline } from "./deadline.ts";
 import type { Encoder } from "./encoder.ts";
 import type { DecodedImage, DecodeRequest } from "./image.ts";
-import type { LmStudio } from "./lm-studio/client.ts";
+import { jpegDataUri, type LmStudio } from "./lm-studio/client.ts";
+import { metricStages, type Metrics } from "./metrics.ts";
+import type { Completion } from "./lm-studio/completion.ts";
 
 /** A picture whose header was checked, and the time its caller gives us. */
 export type EngineCall = {
@@ -30,6 +33,15 @@ export type EngineCall = {
   /** Aborted when the caller leaves. */
   signal: AbortSignal;
   requestId: string;
+};
+
+/** A checked chat and the time it may take; `image` is the picture in it. */
+export type EngineChat = {
+  request: ChatRequest;
+  image: { bytes: Uint8Array; format: ImageFormat } | null;
+  remainingMs: number;
+  signal: AbortSignal;
+  onText: (text: string) => void;
 };
 
 /** An answer with its HTTP status. */
@@ -47,6 +59,7 @@ export type EngineParts = {
   checkpoint: Encoder | null;
   lmStudio: LmStudio;
   logger: Logger;
+  metrics: Metrics;
   /** Monotonic milliseconds. */
   now: () => number;
 };
@@ -55,7 +68,12 @@ export type EngineParts = {
 export type Engine = {
   caption(call: EngineCall, options: CaptionOptions): Promise<Outcome<SidecarCaption>>;
   embed(call: EngineCall): Promise<Outcome<SidecarEmbedding>>;
+  /** Passes a chat on to LM Studio; a picture in it is decoded and sent as a fresh JPEG. Throws errors of ours. */
+  chat(call: EngineChat): Promise<Completion & { model: string }>;
   readiness(): Promise<SidecarReadiness>;
+  /** Calls being worked on now. */
+  inside(): number;
+  encoderReady(): boolean;
   info(): Promise<SidecarInfo>;
   /** Refuses new work from now on. */
   drain(): void;
@@ -115,6 +133,19 @@ export function createEngine(parts: EngineParts): Engine {
     return vector.embedding;
   };
 
+  const freshJpeg = async (image: { bytes: Uint8Array; format: ImageFormat }, deadline: Deadline): Promise<string> => {
+    const { signal } = deadline;
+    const timeoutMs = Math.min(decodeLimitMs, deadline.remainingMs());
+    const { jpeg } = await parts.decode(image.bytes, {
+      format: image.format,
+      recipes: [],
+      jpeg: true,
+      signal,
+      timeoutMs,
+    });
+    return jpegDataUri(jpeg ?? missingJpeg());
+  };
+
   /** Runs one piece of work inside the bounds every call has; a failure keeps what was seen of the picture. */
   const perform = async <Body>(
     call: EngineCall,
@@ -146,10 +177,36 @@ export function createEngine(parts: EngineParts): Engine {
     } finally {
       deadline?.close();
       if (entered) inside -= 1;
+      for (const stage of metricStages) {
+        if (sight.timings[stage] > 0) parts.metrics.stage(stage, sight.timings[stage] / 1000);
+      }
     }
   };
 
   return {
+    inside: () => inside,
+    encoderReady: () => readEncoders(embedded, checkpoint).status === "ok",
+    async chat({ request, image, remainingMs, signal, onText }) {
+      admit();
+      inside += 1;
+      const deadline = openDeadline(Math.min(remainingMs, config.timeout_seconds * 1000), signal, now);
+      try {
+        const jpeg = image === null ? null : await freshJpeg(image, deadline);
+        deadline.enter("generate");
+        const options = { ...request, max_tokens: request.max_tokens ?? request.max_completion_tokens };
+        return await lmStudio.chat({
+          messages: rewriteMessages(request, jpeg),
+          hasImage: jpeg !== null,
+          model: request.model ?? null,
+          settings: settleGeneration(options, config),
+          signal: deadline.signal,
+          onText,
+        });
+      } finally {
+        deadline.close();
+        inside -= 1;
+      }
+    },
     caption: (call, options) =>
       perform(call, async (deadline, sight) => {
         const seen = await decode(call, deadline, sight, lmStudio.expectsImage(options.model ?? null));

@@ -11,6 +11,7 @@ import { exitCodes, type SidecarReport } from "./exit.ts";
 import { createImageDoor } from "./image.ts";
 import { createLmStudio } from "./lm-studio/client.ts";
 import { openLogSink, type LogSink } from "./log.ts";
+import { createMetrics, type Metrics } from "./metrics.ts";
 import { openReplayGuard } from "./replay-guard.ts";
 import { createServer } from "./server.ts";
 import { createSignatureCheck } from "./signature.ts";
@@ -30,7 +31,8 @@ async function main(): Promise<void> {
   logger.info("Pixel LLM initialized", { extra: { run: randomUUID(), ...showConfig(profile, config) } });
   watchForBugs(log);
 
-  const engine = await openEngine(config, profile, log);
+  const metrics = createMetrics();
+  const engine = await openEngine(config, profile, log, metrics);
   if (engine === null) return;
   const replays = openReplayGuard(join(config.state_dir, "nonces"), Date.now() / 1000);
   if (replays.problem !== null) {
@@ -41,7 +43,7 @@ async function main(): Promise<void> {
   const checkSignature =
     config.sidecar_secret.length === 0 ? null : createSignatureCheck(config.sidecar_secret, replays);
   if (checkSignature === null) logger.warning("no sidecar_secret: unsigned calls are taken, on loopback only");
-  const app = createServer({ engine, config, log, checkSignature, wallNow: Date.now });
+  const app = createServer({ engine, config, log, checkSignature, metrics, wallNow: Date.now });
   const server = serve(
     {
       fetch: app.fetch,
@@ -70,7 +72,7 @@ async function main(): Promise<void> {
 }
 
 /** The engine over its parts, or null after the process was told to end because the checkpoint cannot run. */
-async function openEngine(config: Config, profile: string, log: LogSink): Promise<Engine | null> {
+async function openEngine(config: Config, profile: string, log: LogSink, metrics: Metrics): Promise<Engine | null> {
   const logger = log.logger("sidecar.engine");
   const start = async (path: string | null) => startEncoder({ model: await readCheckpoint(path), logger });
   try {
@@ -86,6 +88,7 @@ async function openEngine(config: Config, profile: string, log: LogSink): Promis
       checkpoint,
       lmStudio: createLmStudio({ config, logger: log.logger("sidecar.lm_studio") }),
       logger,
+      metrics,
       now: () => performance.now(),
     });
   } catch (error) {

@@ -2,15 +2,24 @@ import { randomBytes } from "node:crypto";
 import type { HttpBindings } from "@hono/node-server";
 import { Hono, type Context } from "hono";
 import * as z from "zod";
+import { parseChatRequest } from "../shared/chat.ts";
 import { logLevels, type Config } from "../shared/config.ts";
 import { errorBody, PixelLLMError, toPixelLLMError } from "../shared/errors.ts";
 import { readRequestId } from "../shared/ids.ts";
 import { checkImageHeader } from "../shared/image-header.ts";
 import { sidecarMarkerHeader } from "../shared/signature.ts";
-import { parseCaptionOptions, parseWith, readOptionText, type SidecarFailure } from "../shared/wire.ts";
+import {
+  parseCaptionOptions,
+  parseWith,
+  readOptionText,
+  type ImageFormat,
+  type SidecarFailure,
+} from "../shared/wire.ts";
 import { readBody, type Body } from "./body.ts";
+import { plainChat, streamChat, type RunChat } from "./chat-answer.ts";
 import type { Engine, EngineCall, Outcome } from "./engine.ts";
 import type { LogSink } from "./log.ts";
+import type { Metrics } from "./metrics.ts";
 import { outcomeEvents } from "./outcome-events.ts";
 import type { SignatureFault, SignatureVerdict, SignedRequest } from "./signature.ts";
 
@@ -21,6 +30,7 @@ export type ServerParts = {
   log: LogSink;
   /** Null = unsigned calls are taken: the sidecar runs alone on loopback with no secret set. */
   checkSignature: ((request: SignedRequest, nowSeconds: number) => SignatureVerdict) | null;
+  metrics: Metrics;
   /** Epoch milliseconds. */
   wallNow: () => number;
 };
@@ -29,6 +39,8 @@ type Env = { Bindings: HttpBindings; Variables: { requestId: string; bodySha256:
 
 /** Largest body of a route that takes no picture, in bytes. */
 const smallBodyBytes = 4096;
+/** Largest chat request, in bytes: a picture of 2 MiB in base64, and the words around it. */
+const jsonBodyBytes = 3 * 2 ** 20;
 
 const callSchema = z.object({
   remaining_ms: z.number().min(0).optional(),
@@ -44,6 +56,7 @@ type CallFacts = z.output<typeof callSchema>;
 export function createServer(parts: ServerParts): Hono<Env> {
   const { engine, config, log, checkSignature, wallNow } = parts;
   const logger = log.logger("sidecar.http");
+  const { metrics } = parts;
   const app = new Hono<Env>();
 
   app.use(async (c, next) => {
@@ -58,6 +71,7 @@ export function createServer(parts: ServerParts): Hono<Env> {
     c.header("x-request-id", c.get("requestId"));
     c.header("cache-control", "no-store");
     if (c.req.path === "/livez") return;
+    metrics.request(c.req.path, c.res.status);
     logger.info("request", {
       extra: {
         request_id: c.get("requestId"),
@@ -97,6 +111,28 @@ export function createServer(parts: ServerParts): Hono<Env> {
     return c.json({ level });
   });
 
+  app.get("/metrics", (c) => {
+    const encoderReady = engine.encoderReady();
+    const text = metrics.render({ inside: engine.inside(), encoderReady, residentBytes: process.memoryUsage.rss() });
+    return c.body(text, 200, { "content-type": "text/plain; version=0.0.4; charset=utf-8" });
+  });
+
+  app.post("/v1/chat/completions", async (c) => {
+    const { facts, options } = readQuery(c);
+    parseWith(z.strictObject({}), options);
+    const signal = callerSignal(c);
+    const { bytes } = await readSignedBody(c, jsonBodyBytes);
+    const { request, imageUri } = parseChatRequest(parseJson(bytes));
+    const image = imageUri === null ? null : readDataUri(imageUri, config.max_image_pixels);
+    const remainingMs = facts.remaining_ms ?? config.timeout_seconds * 1000;
+    const run: RunChat = (onText) => engine.chat({ request, image, remainingMs, signal, onText });
+    const createdSeconds = Math.floor(wallNow() / 1000);
+    if (request.stream !== true) return plainChat(run, createdSeconds);
+    const includeUsage = request.stream_options?.include_usage === true;
+    const requestId = c.get("requestId");
+    return streamChat(run, { createdSeconds, includeUsage, requestId, model: request.model ?? "auto" });
+  });
+
   app.post("/v1/caption", async (c) => {
     const { facts, options } = readQuery(c);
     const checked = parseCaptionOptions(options);
@@ -113,7 +149,9 @@ export function createServer(parts: ServerParts): Hono<Env> {
     "/livez": "GET, HEAD",
     "/readyz": "GET, HEAD",
     "/info": "GET, HEAD",
+    "/metrics": "GET, HEAD",
     "/v1/log-level": "POST",
+    "/v1/chat/completions": "POST",
     "/v1/caption": "POST",
     "/v1/embed": "POST",
   };
@@ -139,21 +177,35 @@ export function createServer(parts: ServerParts): Hono<Env> {
 
   async function readCall(c: Context<Env>, facts: CallFacts): Promise<EngineCall> {
     const startedAt = performance.now();
-    const caller = new AbortController();
-    const { outgoing } = c.env;
-    outgoing.once("close", () => {
-      if (!outgoing.writableFinished) caller.abort(new Error("the caller left"));
-    });
+    const signal = callerSignal(c);
     const { bytes, sha256 } = await readSignedBody(c, config.max_image_bytes);
     const { format } = checkImageHeader(bytes, c.req.header("content-type") ?? null, {
       maxPixels: config.max_image_pixels,
     });
     const given = facts.remaining_ms ?? config.timeout_seconds * 1000;
     const remainingMs = Math.max(0, given - (performance.now() - startedAt));
-    return { bytes, format, sha256, remainingMs, signal: caller.signal, requestId: c.get("requestId") };
+    return { bytes, format, sha256, remainingMs, signal, requestId: c.get("requestId") };
   }
 
   return app;
+}
+
+/** Aborts when the connection goes before the answer is out. */
+function callerSignal(c: Context<Env>): AbortSignal {
+  const caller = new AbortController();
+  const { outgoing } = c.env;
+  outgoing.once("close", () => {
+    if (!outgoing.writableFinished) caller.abort(new Error("the caller left"));
+  });
+  return caller.signal;
+}
+
+/** The picture inside a chat message, its header checked like any other. */
+function readDataUri(uri: string, maxPixels: number): { bytes: Uint8Array; format: ImageFormat } {
+  const comma = uri.indexOf(",");
+  const type = /^data:([^;,]*)/i.exec(uri)?.[1] ?? null;
+  const bytes = Buffer.from(uri.slice(comma + 1), "base64");
+  return { bytes, format: checkImageHeader(bytes, type, { maxPixels }).format };
 }
 
 async function answer<T>(

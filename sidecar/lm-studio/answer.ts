@@ -25,6 +25,8 @@ export type AnswerText = {
   takeChunk(body: unknown): { grew: boolean; finished: boolean };
   /** Takes a plain answer that came instead of a stream. */
   takeWhole(body: unknown): void;
+  /** What may be shown so far of an answer still growing: no thinking, and no text that may turn out to begin it. */
+  visible(): string;
   /** Caption and thinking so far, `<think>` blocks moved from the first to the second, both trimmed. */
   words(): { text: string; reasoning: string };
   facts(): { finish: "stop" | "length"; model: string | null; usage: Usage };
@@ -66,6 +68,10 @@ export function createAnswer(): AnswerText {
       // A plain answer is whole by its length; some servers leave the reason out.
       answer.finish ??= "stop";
     },
+    visible: () =>
+      content.includes("<")
+        ? content.replaceAll(/<think>[\s\S]*?(?:<\/think>|$)/g, "").replace(/<(?:t(?:h(?:i(?:nk?)?)?)?)?$/, "")
+        : content,
     words: () => splitThinking(content, reasoning),
     facts: () => ({ finish: answer.finish ?? "stop", model, usage }),
   };

@@ -32,6 +32,14 @@ export type CaptionCall = {
   signal: AbortSignal;
 };
 
+/** A chat to pass on, its messages in LM Studio's words. */
+export type ChatCall = Pick<CaptionCall, "model" | "settings" | "signal"> & {
+  messages: readonly unknown[];
+  hasImage: boolean;
+  /** Called with each piece of the answer as it comes. */
+  onText: (text: string) => void;
+};
+
 /** LM Studio's caption. */
 export type CaptionWords = {
   caption: string;
@@ -47,6 +55,8 @@ export type LmStudioStatus = Dependency & { model: string | null; vision: boolea
 /** The client of LM Studio: one attempt per call; all its failures are kinds of `lm-studio-kinds.ts`. */
 export type LmStudio = {
   caption(call: CaptionCall): Promise<CaptionWords>;
+  /** Passes a chat on; its faults are the caller's, and a picture for a model that does not see is refused. */
+  chat(call: ChatCall): Promise<Completion & { model: string }>;
   /** Whether a JPEG is likely to be wanted, from what is known without a wait. */
   expectsImage(model: string | null): boolean;
   /** Never throws; asks LM Studio at most every ten seconds. */
@@ -99,7 +109,7 @@ export function createLmStudio(parts: {
   };
 
   const ask = async (
-    call: CaptionCall,
+    call: Pick<CaptionCall, "settings" | "signal"> & { callers: boolean; onText?: (text: string) => void },
     model: LoadedModel,
     body: Record<string, unknown>,
     hasImage: boolean,
@@ -119,7 +129,8 @@ export function createLmStudio(parts: {
           ...body,
         },
         hasImage,
-        callers: call.prompt !== null,
+        callers: call.callers,
+        ...(call.onText === undefined ? {} : { onText: call.onText }),
         firstTokenMs: config.timeout_first_token_seconds * 1000,
         idleMs: config.timeout_idle_seconds * 1000,
         signal: call.signal,
@@ -132,8 +143,8 @@ export function createLmStudio(parts: {
 
   const see = async (call: CaptionCall, model: LoadedModel): Promise<CaptionWords> => {
     const jpeg = await call.jpeg();
-    const uri = `data:image/jpeg;base64,${Buffer.from(jpeg.buffer, jpeg.byteOffset, jpeg.length).toString("base64")}`;
-    const completion = await ask(call, model, { messages: visionMessages(call.prompt, uri) }, true);
+    const messages = visionMessages(call.prompt, jpegDataUri(jpeg));
+    const completion = await ask({ ...call, callers: call.prompt !== null }, model, { messages }, true);
     const caption = cleanCaption(completion.text);
     if (caption === "") throw lmStudioError("empty");
     return finish(completion, model, "vision", caption);
@@ -145,7 +156,7 @@ export function createLmStudio(parts: {
     }
     const { temperature } = call.settings;
     const completion = await ask(
-      call,
+      { ...call, callers: call.prompt !== null },
       model,
       {
         messages: tagsMessages(call.prompt, call.evidence),
@@ -180,17 +191,27 @@ export function createLmStudio(parts: {
     }
   };
 
+  const pass = async (call: ChatCall): Promise<Completion & { model: string }> => {
+    const model = await choose(call.model, call.signal);
+    if (call.hasImage && !discovery.sees(model)) throw lmStudioError("no_vision", { callers: true });
+    const completion = await ask({ ...call, callers: true }, model, { messages: call.messages }, call.hasImage);
+    return { ...completion, model: completion.model ?? model.id };
+  };
+
+  /** What was listed may no longer be so: after such a failure the next call asks anew what there is. */
+  const learning = async <T>(work: Promise<T>): Promise<T> => {
+    try {
+      return await work;
+    } catch (error) {
+      const kind = kindOf(error);
+      if (kind === "not_loaded" || kind === "crashed" || kind === "refused") discovery.forget();
+      throw error;
+    }
+  };
+
   return {
-    async caption(call) {
-      try {
-        return await attempt(call);
-      } catch (error) {
-        const kind = kindOf(error);
-        // What was listed is no longer so: the next call must not be sent the same way.
-        if (kind === "not_loaded" || kind === "crashed" || kind === "refused") discovery.forget();
-        throw error;
-      }
-    },
+    caption: (call) => learning(attempt(call)),
+    chat: (call) => learning(pass(call)),
     expectsImage(wish) {
       const listing = discovery.last();
       if (listing === undefined) return true;
@@ -225,6 +246,11 @@ export function createLmStudio(parts: {
       discovery.close();
     },
   };
+}
+
+/** The one form of picture LM Studio takes on this route. */
+export function jpegDataUri(jpeg: Uint8Array): string {
+  return `data:image/jpeg;base64,${Buffer.from(jpeg.buffer, jpeg.byteOffset, jpeg.length).toString("base64")}`;
 }
 
 function kindOf(error: unknown): unknown {

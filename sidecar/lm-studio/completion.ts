@@ -19,6 +19,8 @@ export type CompletionCall = {
   idleMs: number;
   /** The whole request's end; its reason is the error the caller gets. */
   signal: AbortSignal;
+  /** Called with each new piece of text that may be shown. */
+  onText?: (text: string) => void;
   /** Unix ms, for dates in Retry-After. */
   wallNow: () => number;
 };
@@ -114,13 +116,21 @@ async function readStream(
 ): Promise<void> {
   const reader = createEventStreamReader(caps.eventCharacters);
   let bytes = 0;
+  let shown = 0;
+  const show = (): void => {
+    const visible = answer.visible();
+    if (visible.length > shown) call.onText?.(visible.slice(shown));
+    shown = Math.max(shown, visible.length);
+  };
   const take = (events: readonly StreamEvent[]): boolean =>
     events.some((event) => takeEvent(event, answer, watch, call));
   try {
     for await (const chunk of chunksOf(response, watch.signal)) {
       bytes += chunk.length;
       if (bytes > caps.streamBytes) throw lmStudioError("too_long", { detail: `more than ${caps.streamBytes} bytes` });
-      if (take(reader.read(chunk))) return;
+      const ended = take(reader.read(chunk));
+      if (call.onText !== undefined) show();
+      if (ended) return;
     }
     take(reader.end());
   } catch (error) {

@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { request } from "node:http";
 import { after, test } from "node:test";
 import * as z from "zod";
 import { errorBodySchema, captionSchema, type Caption } from "../../shared/wire.ts";
@@ -184,20 +185,37 @@ test("a wrong method says which is right", async () => {
   envelope.parse(await response.json());
 });
 
-test("a picture over the limit is 413, with its length told or not", async () => {
-  const bytes = new Uint8Array(9 * 2 ** 20);
-  const told = await sendImage(bytes, "image/jpeg");
-  const untold = await send("/v1/captions", {
-    headers: { "content-type": "image/jpeg" },
-    body: new Blob([bytes]).stream(),
-    duplex: "half",
+/** Sends a head and some bytes, never the end, and gives the status that comes all the same. */
+function sendOpen(headers: Record<string, string | number>, bytes: Uint8Array): Promise<number> {
+  return new Promise((resolve, reject) => {
+    const outgoing = request(captions, { method: "POST", headers: { "content-type": "image/jpeg", ...headers } });
+    outgoing.once("error", reject);
+    outgoing.once("response", (response) => {
+      outgoing.off("error", reject).on("error", () => response.destroy());
+      resolve(response.statusCode ?? 0);
+      outgoing.destroy();
+    });
+    outgoing.flushHeaders();
+    if (bytes.length > 0) outgoing.write(bytes);
   });
-  assert.deepEqual([told.status, untold.status], [413, 413]);
-  const json = await send("/v1/captions", {
-    headers: { "content-type": "application/json" },
-    body: JSON.stringify({ image: "A".repeat(3 * 2 ** 20) }),
+}
+
+test("a picture over the limit is 413 as soon as that is known: by its length, by its bytes, or by its text", async () => {
+  const limit = 8 * 2 ** 20;
+  assert.equal(await sendOpen({ "content-length": limit + 1 }, new Uint8Array()), 413);
+  assert.equal(await sendOpen({ "transfer-encoding": "chunked" }, new Uint8Array(limit + 1)), 413);
+  const body = JSON.stringify({ image: "A".repeat(2.7 * 2 ** 20) });
+  assert.equal((await send("/v1/captions", { headers: { "content-type": "application/json" }, body })).status, 413);
+});
+
+test("only-if-cached finds nothing stored, and the box is not asked", async () => {
+  const before = whole.studio.chats().length;
+  const sent = await send("/v1/captions", {
+    headers: { "content-type": "image/png", "cache-control": "only-if-cached" },
+    body: new Uint8Array(await scene()),
   });
-  assert.equal(json.status, 413);
+  const { error } = envelope.parse(sent.body);
+  assert.deepEqual([sent.status, error.code, whole.studio.chats().length], [504, "ERR_CACHE_MISS", before]);
 });
 
 test("when LM Studio fails after the encoder, the answer is made from evidence and names its cause", async () => {

@@ -18,6 +18,9 @@ export type Whole = AsyncDisposable & {
   noticed(text: string): Promise<void>;
 };
 
+/** What both halves of a test stack sign with. */
+export const secret = "kit-secret-".repeat(4);
+
 /** Starts the real Worker bundle in workerd, the real sidecar process, and the stand-in; `settings` are configuration keys. */
 export async function startWhole(
   script: Script = {},
@@ -38,7 +41,7 @@ export async function startWhole(
   for (const [key, value] of Object.entries(settings)) environment[`PIXEL_LLM_${key.toUpperCase()}`] = String(value);
   const stack = await startStack({
     environment,
-    secret: "kit-secret-".repeat(4),
+    secret,
     edgePort: 0,
     sidecarPort: 0,
     output,
