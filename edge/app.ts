@@ -66,10 +66,14 @@ export function createApp(deps: Deps): Hono<AppEnv> {
     const caller = c.req.raw.signal;
     const scope: Scope = { ...setting, deps, requestId, traceParent, startedMs, deadline, caller, budget, log, facts };
     c.set("scope", scope);
+    const over = Promise.withResolvers<void>();
+    // Without a pending waitUntil the platform may end the context before it tells that the caller left (workerd #5062).
+    c.executionCtx.waitUntil(over.promise);
     try {
       await next();
     } finally {
       deadline.stop();
+      over.resolve();
     }
     const code = finishAnswer(c.res, requestId, https);
     logAccess(log, {

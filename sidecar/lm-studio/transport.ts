@@ -86,11 +86,32 @@ export async function readText(response: IncomingMessage, limit: number, signal:
 
 /** The body's chunks; a broken body is kind `truncated`, an abort the signal's reason. Leaving the loop ends the call. */
 export async function* chunksOf(response: IncomingMessage, signal: AbortSignal): AsyncGenerator<Uint8Array> {
+  // By events, not by the stream's own iterator: that one drops what has arrived when the connection then breaks, and
+  // with it the end of an answer that was whole.
+  const arrived: Uint8Array[] = [];
+  let over: { error: Error | null } | null = null;
+  let wake = Promise.withResolvers<void>();
+  const finish = (error: Error | null): void => {
+    over ??= { error };
+    wake.resolve();
+  };
+  response.on("data", (chunk: Uint8Array) => {
+    arrived.push(chunk);
+    wake.resolve();
+  });
+  response.once("end", () => finish(null));
+  response.on("error", finish);
+  response.once("close", () => finish(new Error("closed before its end")));
   try {
-    for await (const chunk of response as AsyncIterable<Uint8Array>) yield chunk;
-  } catch (error) {
+    for (;;) {
+      await wake.promise;
+      wake = Promise.withResolvers();
+      for (let chunk = arrived.shift(); chunk !== undefined; chunk = arrived.shift()) yield chunk;
+      if (over !== null) break;
+    }
     if (signal.aborted) throw signal.reason;
-    throw lmStudioError("truncated", { detail: error instanceof Error ? error.message : String(error), cause: error });
+    const { error } = over as { error: Error | null };
+    if (error !== null) throw lmStudioError("truncated", { detail: error.message, cause: error });
   } finally {
     response.destroy();
   }

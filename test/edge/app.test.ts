@@ -242,6 +242,20 @@ test("a live caption is the contract's object, private, and names its request", 
   assert.equal(kit.calls[0]?.headers.get("x-request-id"), "mine-1");
 });
 
+test("a caller who leaves ends the call to the box; the local runtime does not tell, so the signal is ours here", async () => {
+  const leave = new AbortController();
+  const told = Promise.withResolvers<void>();
+  const kit = startEdgeKit((call, init) => {
+    init.signal?.addEventListener("abort", () => told.resolve(), { once: true });
+    leave.abort(new Error("left"));
+    return silence(call, init);
+  });
+  const response = await kit.send("/v1/captions", { ...post(), signal: leave.signal });
+  await told.promise;
+  assert.ok(response.status >= 500);
+  assert.equal(kit.calls.length, 1);
+});
+
 test("markup in a caption leaves as JSON escapes", async () => {
   const kit = startEdgeKit(() => Promise.resolve(events(result(200, { ...liveBody, caption: "</script><b>" }))));
   const text = await (await kit.send("/v1/captions", post())).text();

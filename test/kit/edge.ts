@@ -85,7 +85,11 @@ export function startEdgeKit(box: (call: SeenCall, init: RequestInit) => Promise
       const key = JSON.stringify(env);
       const known = envs.get(key) ?? env;
       envs.set(key, known);
-      return app.request(path.startsWith("http") ? path : `http://localhost${path}`, init, known);
+      return app.request(path.startsWith("http") ? path : `http://localhost${path}`, init, known, {
+        waitUntil: () => undefined,
+        passThroughOnException: () => undefined,
+        props: {},
+      });
     },
   };
 }

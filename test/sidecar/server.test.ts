@@ -18,6 +18,7 @@ async function call(
   target: string,
   body: Bytes | string = "",
   type = "application/json",
+  signal?: AbortSignal,
 ): Promise<Response> {
   const [path = "", query = ""] = target.split("?");
   const bytes = typeof body === "string" ? new TextEncoder().encode(body) : body;
@@ -27,6 +28,7 @@ async function call(
     method,
     headers: { ...headers, "content-type": type },
     ...(method === "POST" ? { body: bytes } : {}),
+    ...(signal === undefined ? {} : { signal }),
   });
 }
 
@@ -134,8 +136,12 @@ test("a chat that fails before its first words has a true status; after them an 
   whole.studio.enqueue({ kind: "reply", status: 400, body: PAYLOADS.aKeepTokens });
   const early = await chat({ messages: hello, stream: true });
   assert.deepEqual([early.status, (await errorOf(early)).code], [400, "ERR_VAL_INVALID_RANGE"]);
-  whole.studio.enqueue({ kind: "stream", cut: { at: { tokens: 2 }, how: "eof", midChunk: true } });
-  const text = await (await chat({ messages: hello, stream: true })).text();
+  const at = { tokens: 2 };
+  whole.studio.enqueue({ kind: "stream", pauses: [{ at, gate: "cut" }], cut: { at, how: "rst" } });
+  // The head comes with the first words; only then is the connection cut.
+  const late = await chat({ messages: hello, stream: true });
+  whole.studio.gates("cut").open();
+  const text = await late.text();
   assert.ok(text.includes('"content":"A "') && text.includes('"code":"ERR_API_INVALID_RESPONSE"'));
   assert.ok(!text.includes("[DONE]") && !text.includes('"finish_reason":"stop"'));
 });
@@ -158,6 +164,19 @@ for (const [name, body, param] of refusals) {
     assert.deepEqual([response.status, (await errorOf(response)).param], [400, param]);
   });
 }
+
+test("a caller who leaves ends the generation, and the next one is served", async () => {
+  whole.studio.enqueue({ kind: "stream", pauses: [{ at: { tokens: 1 }, gate: "never" }] });
+  const leave = new AbortController();
+  const before = whole.studio.chats().length;
+  const waiting = call("POST", "/v1/caption?events=true", new Uint8Array(await scene()), "image/png", leave.signal);
+  await whole.studio.gates("never").arrived();
+  const reading = (await waiting).text();
+  leave.abort();
+  await assert.rejects(reading);
+  await whole.studio.until(() => whole.studio.chats()[before]?.aborted === true);
+  assert.equal((await call("POST", "/v1/caption", new Uint8Array(await scene()), "image/png")).status, 200);
+});
 
 test("metrics count requests and stages, and a stranger's path adds no series", async () => {
   await fetch(`${whole.stack.sidecarUrl}/a-path-of-a-stranger`);
