@@ -28,6 +28,7 @@ export function announcedLength(headers: Headers): number | null {
 export async function readBody(request: Request, limit: number, signal: AbortSignal): Promise<Bytes> {
   if (request.body === null) return new Uint8Array(0);
   const reader = request.body.getReader() as ReadableStreamDefaultReader<Uint8Array>;
+  // Cancelling a body that has broken already rejects; the pending read tells what happened.
   const leave = (): void => void reader.cancel(signal.reason).catch(() => undefined);
   if (signal.aborted) throw abortReason(signal);
   signal.addEventListener("abort", leave, { once: true });

@@ -133,6 +133,7 @@ async function readAnswer(head: Response, call: SidecarCall): Promise<SidecarOut
 function foreignAnswer(head: Response): SidecarOutcome {
   const facts = { detail: `status ${head.status} without the sidecar's mark`, details: { service: "sidecar" } };
   const code = codeOfForeign(head.status);
+  // Its body is of no use; cancelling one that has broken already rejects, and it is gone either way.
   void head.body?.cancel().catch(() => undefined);
   return { ok: false, error: new PixelLLMError(code, facts), failure: null };
 }

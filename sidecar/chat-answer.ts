@@ -27,12 +27,23 @@ export async function streamChat(
   options: { createdSeconds: number; includeUsage: boolean; requestId: string; model: string },
 ): Promise<Response> {
   const encoder = new TextEncoder();
-  const pieces = new TransformStream<Uint8Array, Uint8Array>();
-  const writer = pieces.writable.getWriter();
   const shared = head("chat.completion.chunk", options.createdSeconds, options.model);
-  // A reader who left is told by the request's signal; what still comes is dropped.
-  const send = (body: unknown): void =>
-    void writer.write(encoder.encode(`data: ${JSON.stringify(body)}\n\n`)).catch(() => undefined);
+  let controller: ReadableStreamDefaultController<Uint8Array> | null = null;
+  const stream = new ReadableStream<Uint8Array>({
+    start: (given) => {
+      controller = given;
+    },
+    // A reader who left is told by the request's signal; what still comes is dropped.
+    cancel: () => {
+      controller = null;
+    },
+  });
+  const sendText = (text: string): void => controller?.enqueue(encoder.encode(`data: ${text}\n\n`));
+  const send = (body: unknown): void => sendText(JSON.stringify(body));
+  const close = (): void => {
+    controller?.close();
+    controller = null;
+  };
   const chunk = (delta: object, finish: string | null = null): void =>
     send({ ...shared, choices: [{ index: 0, delta, logprobs: null, finish_reason: finish }] });
   const begun = Promise.withResolvers<void>();
@@ -53,17 +64,17 @@ export async function streamChat(
       if (whole) chunk({ content: text });
       chunk({}, finish);
       if (options.includeUsage) send({ ...shared, choices: [], usage });
-      void writer.write(encoder.encode("data: [DONE]\n\n")).catch(() => undefined);
-      void writer.close().catch(() => undefined);
+      sendText("[DONE]");
+      close();
     },
     (thrown: unknown) => {
       if (first) throw thrown;
       send({ error: errorBody(toPixelLLMError(thrown), options.requestId) });
-      void writer.close().catch(() => undefined);
+      close();
     },
   );
   await Promise.race([begun.promise, work]);
-  return new Response(pieces.readable, { headers: { "content-type": "text/event-stream" } });
+  return new Response(stream, { headers: { "content-type": "text/event-stream" } });
 }
 
 function head(
