@@ -1,11 +1,9 @@
 import assert from "node:assert/strict";
 import { spawn, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
-import { mkdtemp } from "node:fs/promises";
 import { createServer, type AddressInfo, type Server } from "node:net";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { test } from "node:test";
+import { temporaryFolder } from "../kit/folders.ts";
 import { scene } from "../kit/images.ts";
 import { descendantsOf, gone } from "../kit/processes.ts";
 import { startWhole } from "../kit/stack.ts";
@@ -24,7 +22,7 @@ async function run(file: string, args: string[] = [], settings: Record<string, s
   const child = spawn(process.execPath, [file, ...args], {
     env: {
       PATH: process.env["PATH"],
-      PIXEL_LLM_STATE_DIR: await mkdtemp(join(tmpdir(), "pixel-llm-run-")),
+      PIXEL_LLM_STATE_DIR: temporaryFolder(),
       PIXEL_LLM_EDGE_PORT: "0",
       PIXEL_LLM_SIDECAR_PORT: "0",
       PIXEL_LLM_LM_STUDIO_HOST: "127.0.0.1",

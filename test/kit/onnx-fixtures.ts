@@ -1,7 +1,7 @@
-import { mkdtemp, mkdir, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { mkdir, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { encodeModel, type ElementType, type Model, type Node } from "../../scripts/onnx-writer.ts";
+import { temporaryFolder } from "./folders.ts";
 
 /** How a made encoder differs from a well-behaved one. */
 export type FixtureShape = {
@@ -76,7 +76,7 @@ export const preprocessorConfig = {
 
 /** Writes files (path inside → content) into a new temporary folder and gives its path. */
 export async function makeFolder(files: Readonly<Record<string, Uint8Array | string>>): Promise<string> {
-  const folder = await mkdtemp(join(tmpdir(), "pixel-llm-fixture-"));
+  const folder = temporaryFolder();
   for (const [path, content] of Object.entries(files)) {
     await mkdir(dirname(join(folder, path)), { recursive: true });
     await writeFile(join(folder, path), content);

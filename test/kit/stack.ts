@@ -1,8 +1,7 @@
-import { mkdtemp, rm } from "node:fs/promises";
 import { openSync, closeSync, readFileSync } from "node:fs";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { startStack, type Stack } from "../../scripts/stack.ts";
+import { temporaryFolder } from "./folders.ts";
 import { startLmStudio, type LmStudio } from "./lm-studio.ts";
 import type { Script } from "./lm-studio/modes.ts";
 
@@ -27,7 +26,7 @@ export async function startWhole(
   settings: Readonly<Record<string, string | number>> = {},
 ): Promise<Whole> {
   const studio = await startLmStudio(script);
-  const folder = await mkdtemp(join(tmpdir(), "pixel-llm-whole-"));
+  const folder = temporaryFolder();
   const logFile = join(folder, "halves.log");
   const output = openSync(logFile, "a");
   const notices: string[] = [];
@@ -70,7 +69,6 @@ export async function startWhole(
       await stack.stop();
       await studio.close();
       closeSync(output);
-      await rm(folder, { recursive: true, force: true });
     },
   };
 }

@@ -1,17 +1,16 @@
 import assert from "node:assert/strict";
-import { mkdtemp } from "node:fs/promises";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
 import { signCall } from "../../edge/crypto.ts";
 import { openReplayGuard, type ReplayGuard } from "../../sidecar/replay-guard.ts";
+import { temporaryFolder } from "../kit/folders.ts";
 import { createSignatureCheck, keyIdOf, type SignedRequest } from "../../sidecar/signature.ts";
 
 const [oldSecret, newSecret] = ["o".repeat(40), "n".repeat(40)];
 const now = 1_790_000_000;
 const call = { method: "POST", path: "/v1/caption", query: "a=1", bodySha256: "0".repeat(64) };
 const guardIn = async (folder?: string): Promise<ReplayGuard> =>
-  openReplayGuard(join(folder ?? (await mkdtemp(join(tmpdir(), "pixel-llm-nonces-"))), "nonces"), now);
+  openReplayGuard(join(folder ?? temporaryFolder(), "nonces"), now);
 
 async function signed(secret = newSecret, at = now): Promise<SignedRequest & { headers: Record<string, string> }> {
   const headers = await signCall(secret, call, at * 1000, (count) => crypto.getRandomValues(new Uint8Array(count)));
@@ -55,7 +54,7 @@ test("any change of a covered part is refused, and leaves the nonce unused", asy
 });
 
 test("F54: a call passes once, also after a restart", async () => {
-  const folder = await mkdtemp(join(tmpdir(), "pixel-llm-nonces-"));
+  const folder = temporaryFolder();
   const request = await signed();
   const first = createSignatureCheck([newSecret], await guardIn(folder));
   assert.deepEqual([first(request, now).ok, first(request, now)], [true, { ok: false, fault: "replayed" }]);
