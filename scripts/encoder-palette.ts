@@ -1,23 +1,13 @@
+import { colourTerms, type ColourTerm } from "../shared/evidence.ts";
+
 /** The eleven basic colour terms, in the order of the encoder's outputs. */
-export const TERMS = [
-  "black",
-  "white",
-  "grey",
-  "red",
-  "orange",
-  "yellow",
-  "green",
-  "blue",
-  "purple",
-  "pink",
-  "brown",
-] as const;
+export const TERMS = colourTerms;
 
 /**
  * sRGB prototypes of each term, as hexadecimal triples. Chosen by hand from colours people name without dispute, plus
  * dark tints under black, pale tints under white and tinted greys, which would otherwise be read as faint colours.
  */
-export const PROTOTYPES: Readonly<Record<(typeof TERMS)[number], string>> = {
+export const PROTOTYPES: Readonly<Record<ColourTerm, string>> = {
   black: "000000 141414 1e0c0c 0c1a0c 0a0a20 1c1408 180a1c 08161a",
   white: "ffffff f4f4f4 fffaee f0fff0 eef6ff fff2f6 f6f2ff ecfbfa",
   grey: "808080 bebebe 4a4a4a 708090 8c8084 7c8a7e 948c80 b4bac4 50545c 5c544e c4bcb4 5a665e",

@@ -5,7 +5,7 @@ import { readRetryAfter } from "../../shared/retry-after.ts";
 import type { Usage } from "../../shared/wire.ts";
 import { createAnswer, type AnswerText } from "./answer.ts";
 import { createEventStreamReader, EventTooLong, type StreamEvent } from "./event-stream.ts";
-import { chunksOf, readText, send, type Address } from "./transport.ts";
+import { chunksOf, parseJson, readText, send, type Address } from "./transport.ts";
 
 /** One chat completion to ask for. */
 export type CompletionCall = {
@@ -146,7 +146,7 @@ function takeEvent({ event, data }: StreamEvent, answer: AnswerText, watch: Watc
     answer.marked = true;
     return true;
   }
-  const body = parse(data);
+  const body = parseJson(data);
   if (body === undefined) throw lmStudioError("malformed", { detail: data });
   const complaint = readComplaint(body);
   if (event === "error" || complaint !== null) throw complain(complaint, 200, call);
@@ -158,7 +158,7 @@ function takeEvent({ event, data }: StreamEvent, answer: AnswerText, watch: Watc
 
 function readWhole(text: string, answer: AnswerText, response: IncomingMessage, call: CompletionCall): void {
   const status = response.statusCode ?? 0;
-  const body = parse(text);
+  const body = parseJson(text);
   const complaint = readComplaint(body);
   if (status < 200 || status >= 300 || complaint !== null) throw complain(complaint, status, call, response, text);
   if (body === undefined) throw lmStudioError("malformed", { detail: text });
@@ -204,15 +204,6 @@ function settle(answer: AnswerText, call: CompletionCall): Completion {
 /** A reasoning model may put the JSON it was asked for where it thinks. */
 function readJsonObject(reasoning: string): string | null {
   const text = reasoning.slice(reasoning.indexOf("{"), reasoning.lastIndexOf("}") + 1);
-  const body = parse(text);
+  const body = parseJson(text);
   return typeof body === "object" && body !== null && "caption" in body ? text : null;
-}
-
-function parse(text: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch (error) {
-    if (error instanceof SyntaxError) return undefined;
-    throw error;
-  }
 }

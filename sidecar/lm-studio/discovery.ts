@@ -2,7 +2,7 @@ import { isPixelLLMError } from "../../shared/errors.ts";
 import { lmStudioError, readComplaint, classifyComplaint } from "../../shared/lm-studio-kinds.ts";
 import type { Logger } from "../../shared/log.ts";
 import { listings, type Listing, type LoadedModel } from "./listing.ts";
-import { readText, send, type Address } from "./transport.ts";
+import { parseJson, readText, send, type Address } from "./transport.ts";
 
 /** Knows which models LM Studio has, without asking on every request. */
 export type Discovery = {
@@ -116,7 +116,7 @@ async function readListing(address: Address, signal: AbortSignal): Promise<Listi
     const status = response.statusCode ?? 0;
     const text = await readText(response, listBytes, signal);
     if (status === 401 || status === 403) throw lmStudioError("token_refused", { detail: text });
-    const listing = status === 200 ? read(readJson(text)) : null;
+    const listing = status === 200 ? read(parseJson(text)) : null;
     if (listing !== null) return listing;
     words = `${path}: ${status} ${text}`;
   }
@@ -131,19 +131,10 @@ async function requestLoad(address: Address, key: string, api: Listing["api"], s
       : ["/v1/chat/completions", { model: key, max_tokens: 1, messages: [{ role: "user", content: "." }] }];
   const response = await send(address, { method: "POST", path, body: JSON.stringify(body), signal });
   const text = await readText(response, listBytes, signal);
-  const complaint = readComplaint(readJson(text));
+  const complaint = readComplaint(parseJson(text));
   const status = response.statusCode ?? 0;
   if (status !== 200 || complaint !== null) {
     throw lmStudioError(classifyComplaint(complaint, status), { detail: complaint?.message ?? text });
-  }
-}
-
-function readJson(text: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch (error) {
-    if (error instanceof SyntaxError) return undefined;
-    throw error;
   }
 }
 

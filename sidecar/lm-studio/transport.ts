@@ -117,6 +117,16 @@ export async function* chunksOf(response: IncomingMessage, signal: AbortSignal):
   }
 }
 
+/** A text as JSON, or undefined when it is none. */
+export function parseJson(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    if (error instanceof SyntaxError) return undefined;
+    throw error;
+  }
+}
+
 function readTransportError(error: NodeJS.ErrnoException): PixelLLMError {
   const facts = { detail: `${error.code ?? ""} ${error.message}`, cause: error };
   if (error.code === "ECONNREFUSED") return lmStudioError("refused", facts);

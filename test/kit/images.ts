@@ -1,6 +1,6 @@
-import { crc32, deflateSync } from "node:zlib";
+import { deflateSync } from "node:zlib";
 import sharp, { type Sharp } from "sharp";
-import { renderPicture } from "../../scripts/rendered-picture.ts";
+import { pngChunk, renderPicture } from "../../scripts/rendered-picture.ts";
 import type { ImageFormat } from "../../shared/wire.ts";
 
 /** A picture that must be taken, and the size that must be told of it. */
@@ -148,22 +148,13 @@ function pngOf(w: number, h: number, depth: number, colour: number, whole = true
   const channels = colour === 6 ? 4 : colour === 2 ? 3 : 1;
   const row = 1 + Math.ceil((w * channels * depth) / 8);
   // One row a hundred times stands for the rest: the header alone must be enough to refuse it.
-  const data = whole ? [chunk("IDAT", deflateSync(Buffer.alloc(row * 100)))] : [];
+  const data = whole ? [pngChunk("IDAT", deflateSync(Buffer.alloc(row * 100)))] : [];
   return Buffer.concat([
     Buffer.from("\x89PNG\r\n\x1a\n", "latin1"),
-    chunk("IHDR", head),
+    pngChunk("IHDR", head),
     ...data,
-    chunk("IEND", Buffer.alloc(0)),
+    pngChunk("IEND", Buffer.alloc(0)),
   ]);
-}
-
-function chunk(type: string, data: Buffer): Buffer {
-  const body = Buffer.concat([Buffer.from(type, "latin1"), data]);
-  const framed = Buffer.alloc(body.length + 8);
-  framed.writeUInt32BE(data.length, 0);
-  framed.set(body, 4);
-  framed.writeUInt32BE(crc32(body), body.length + 4);
-  return framed;
 }
 
 function gifHeader(w: number, h: number): Buffer {

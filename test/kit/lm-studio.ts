@@ -4,7 +4,7 @@ import { plainAnswer, replyAnswer, streamAnswer, type Answer, type Asked } from 
 import { CATALOGS, listOpenAi, listV0, listV1, type Model } from "./lm-studio/catalog.ts";
 import { createGates, type Gates } from "./lm-studio/gates.ts";
 import type { ChatMode, DiscoveryMode, Interruptions, LoadMode, ReplyMode, Script } from "./lm-studio/modes.ts";
-import { objectError, PAYLOADS, TEXTS, wrongPath } from "./lm-studio/payloads.ts";
+import { PAYLOADS, TEXTS, wrongPath } from "./lm-studio/payloads.ts";
 import { end, sendAnswer } from "./lm-studio/wire.ts";
 
 /** One request as it came. */
@@ -343,6 +343,3 @@ function readAsked(body: string): Asked & { hasImage: boolean; imageUrl: string 
     imageUrl: image?.image_url.url ?? "",
   };
 }
-
-/** The error object of a model that is not there, for scripts. */
-export const modelNotFound = objectError("Invalid model identifier.", { code: "model_not_found" });
