@@ -60,7 +60,7 @@ function readPart(head: Bytes, bytes: Bytes): FormPart {
     const colon = line.indexOf(":");
     const field = line.slice(0, colon).trim().toLowerCase();
     const value = line.slice(colon + 1).trim();
-    if (field === "content-disposition") name = /;\s*name="([^"]{1,64})"/i.exec(value)?.[1] ?? null;
+    if (field === "content-disposition") name = readName(value);
     if (field === "content-type") contentType = value;
     if (field === "content-transfer-encoding" && !/^(binary|8bit|7bit)$/i.test(value)) {
       throw broken("a part is sent in a transfer encoding");
@@ -69,6 +69,21 @@ function readPart(head: Bytes, bytes: Bytes): FormPart {
   if (name === null) throw broken("a part has no name");
   if (contentType !== null && /^multipart\//i.test(contentType)) throw broken("a part is a form of its own");
   return { name, contentType, bytes };
+}
+
+/** The `name` a content disposition gives, quoted or not; one inside another parameter's quotes is not it. */
+function readName(disposition: string): string | null {
+  const parameter = /;\s*([a-z*]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s;"]+))\s*/gy;
+  parameter.lastIndex = Math.max(0, disposition.indexOf(";"));
+  const lower = disposition.toLowerCase();
+  for (let found = parameter.exec(lower); found !== null; found = parameter.exec(lower)) {
+    const [whole, key, quoted, bare] = found;
+    const name = quoted ?? bare ?? "";
+    if (key !== "name") continue;
+    const at = found.index + whole.indexOf(name, whole.indexOf("="));
+    return name.length >= 1 && name.length <= 64 ? disposition.slice(at, at + name.length) : null;
+  }
+  return null;
 }
 
 function skipLineEnd(body: Bytes, at: number): number {
@@ -83,10 +98,33 @@ function after(body: Bytes, needle: Uint8Array, from: number): number | null {
   return at === null ? null : at + needle.length;
 }
 
+/** False starts after which looking for the first byte natively costs more than reading every byte once. */
+const maxFalseStarts = 4096;
+
 /** First place of `needle` that starts at `from` or later and before `to`; looks for its first byte natively. */
 function find(body: Bytes, needle: Uint8Array, from: number, to: number): number | null {
+  let falseStarts = 0;
   for (let at = body.indexOf(needle[0] ?? 0, from); at >= 0 && at < to; at = body.indexOf(needle[0] ?? 0, at + 1)) {
     if (startsAt(body, needle, at)) return at;
+    falseStarts += 1;
+    if (falseStarts === maxFalseStarts) return findLinearly(body, needle, at + 1, to);
+  }
+  return null;
+}
+
+/** The same in one pass whatever the bytes are (Knuth, Morris and Pratt 1977): 8 MiB of line ends must cost no second. */
+function findLinearly(body: Bytes, needle: Uint8Array, from: number, to: number): number | null {
+  const borders = new Uint8Array(needle.length);
+  for (let at = 1, length = 0; at < needle.length; at += 1) {
+    while (length > 0 && needle[at] !== needle[length]) length = borders[length - 1] ?? 0;
+    if (needle[at] === needle[length]) length += 1;
+    borders[at] = length;
+  }
+  const end = Math.min(body.length, to + needle.length - 1);
+  for (let at = from, length = 0; at < end; at += 1) {
+    while (length > 0 && body[at] !== needle[length]) length = borders[length - 1] ?? 0;
+    if (body[at] === needle[length]) length += 1;
+    if (length === needle.length) return at - needle.length + 1;
   }
   return null;
 }

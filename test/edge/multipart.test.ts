@@ -89,3 +89,26 @@ test("text that is not UTF-8 is refused by the part's name", () => {
     param: "prompt",
   });
 });
+
+const names: readonly [string, string | null][] = [
+  ['form-data; name="image"', "image"],
+  ["form-data; name=image", "image"],
+  ["form-data; name=image; filename=a.png", "image"],
+  ['form-data; filename="x; name=\\"no\\"; name=evil"; name="Image"', "Image"],
+  ['form-data; filename="; name=evil"', null],
+  ["form-data", null],
+];
+
+for (const [value, name] of names) {
+  test(`the name in ${value} is ${name}`, () => {
+    const form = bytesOf(`--b\r\nContent-Disposition: ${value}\r\n\r\nx\r\n--b--\r\n`);
+    if (name === null) assert.throws(() => readForm(form, "b"), /no name/);
+    else assert.equal(readForm(form, "b")[0]?.name, name);
+  });
+}
+
+test("a part full of false starts is read to its true end", () => {
+  const noise = "\r\n--bb".repeat(2) + "\r".repeat(10_000) + "\r\n--ba".repeat(3000);
+  const form = bytesOf(`--bab\r\n${disposition("image")}\r\n\r\n${noise}\r\n--bab--\r\n`);
+  assert.equal(readForm(form, "bab")[0]?.bytes.length, noise.length);
+});
