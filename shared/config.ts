@@ -12,6 +12,8 @@ const placeholderSecrets = ["changeme", "change-me", "secret", "password", "plac
 
 const number = (min: number, max: number) => z.preprocess(fromNumberText, z.number().min(min).max(max));
 const integer = (min: number, max: number) => z.preprocess(fromNumberText, z.int().min(min).max(max));
+const optionalNumber = (min: number, max: number) =>
+  z.preprocess((value) => (value === "none" ? null : fromNumberText(value)), z.number().min(min).max(max).nullable());
 const flag = () => z.preprocess(fromBooleanText, z.boolean());
 const text = (max = 4096) => z.string().trim().min(1).max(max);
 const list = (item: z.ZodType<string>) => z.preprocess(fromListText, z.array(item));
@@ -92,6 +94,18 @@ export const configKeys = {
     unit: "requests",
     doc: "Requests inside the sidecar at once.",
   }),
+  memory_limit_bytes: key({
+    schema: z.preprocess(
+      (value) => (value === "none" ? null : fromNumberText(value)),
+      z
+        .int()
+        .min(2 ** 27)
+        .nullable(),
+    ),
+    default: null,
+    unit: "bytes",
+    doc: "The sidecar refuses work above 90 % of it; none = what the system allows the process.",
+  }),
   retry_max_attempts: key({ schema: integer(1, 20), default: 3, unit: "calls", doc: "Calls in all; 1 = no retry." }),
   retry_initial_delay: key({ schema: number(0, 600), default: 1, unit: "s", doc: "Delay before the second call." }),
   retry_max_delay: key({ schema: number(0, 3600), default: 30, unit: "s", doc: "No delay of our own is longer." }),
@@ -128,6 +142,60 @@ export const configKeys = {
     unit: "calls",
     doc: "Probes under way at once.",
   }),
+  circuit_breaker_window_seconds: key({
+    schema: optionalNumber(1, 86_400),
+    default: null,
+    unit: "s",
+    doc: "How far back failures are counted, at least 2 × timeout_seconds; none = that, and 60 at least.",
+  }),
+  circuit_breaker_failure_ratio: key({
+    schema: optionalNumber(0.05, 1),
+    default: 0.5,
+    unit: "share",
+    doc: "Share of failures in the window that opens the circuit, or `none`.",
+  }),
+  circuit_breaker_minimum_calls: key({
+    schema: integer(2, 100_000),
+    default: 30,
+    unit: "calls",
+    doc: "Calls in the window before shares count.",
+  }),
+  circuit_breaker_slow_call_seconds: key({
+    schema: optionalNumber(0.01, 600),
+    default: null,
+    unit: "s",
+    doc: "A good answer that took longer is slow; none = no answer is.",
+  }),
+  circuit_breaker_slow_ratio: key({
+    schema: number(0.05, 1),
+    default: 0.8,
+    unit: "share",
+    doc: "Share of slow answers in the window that opens the circuit.",
+  }),
+  circuit_breaker_max_cooldown_seconds: key({
+    schema: number(0.1, 86_400),
+    default: 300,
+    unit: "s",
+    doc: "No cooldown grows beyond this.",
+  }),
+  circuit_breaker_probe_timeout_seconds: key({
+    schema: optionalNumber(0.1, 600),
+    default: null,
+    unit: "s",
+    doc: "Time one probe has; none = timeout_seconds, its upper bound.",
+  }),
+  circuit_breaker_max_half_open_seconds: key({
+    schema: optionalNumber(0.1, 86_400),
+    default: null,
+    unit: "s",
+    doc: "Longest half-open time without a verdict; none = 2 × the probe's time.",
+  }),
+  circuit_breaker_ramp_seconds: key({
+    schema: number(0, 3600),
+    default: 10,
+    unit: "s",
+    doc: "After closing, calls are let through in doubling numbers for this long; 0 = all at once.",
+  }),
   fallback_cache_enabled: key({ schema: flag(), default: true, unit: "", doc: "Keep captions for later failures." }),
   fallback_cache_ttl: key({
     schema: number(0, 31_536_000),
@@ -140,6 +208,18 @@ export const configKeys = {
     default: 1000,
     unit: "entries",
     doc: "Captions kept.",
+  }),
+  fallback_cache_stale_seconds: key({
+    schema: number(0, 31_536_000),
+    default: 604_800,
+    unit: "s",
+    doc: "How long an old caption may still stand in when the box fails.",
+  }),
+  fallback_similarity_floor: key({
+    schema: optionalNumber(0, 1),
+    default: null,
+    unit: "cosine",
+    doc: "Least likeness at which rung `similar` answers; none = what the encoder's manifest says.",
   }),
   fallback_default_value: key({
     schema: text(2000).nullable(),
@@ -301,6 +381,7 @@ export function readConfig(
       problems.push({ key: name, value: shown, rule: result.error.issues.map((issue) => issue.message).join("; ") });
     }
   }
+  if (problems.length === 0) problems.push(...findConflicts(config as Config));
   if (problems.length > 0) return { ok: false, problems };
   return { ok: true, profile, ...settleConfig(config as Config) };
 }
@@ -339,6 +420,31 @@ export function readFlags(args: readonly string[]): { flags: Record<string, stri
     flags[name] = match[2] ?? args[index] ?? "";
   }
   return { flags, rest };
+}
+
+/** Values that are each fine and cannot stand together. */
+function findConflicts(config: Config): ConfigProblem[] {
+  const {
+    timeout_seconds: timeout,
+    circuit_breaker_window_seconds: window,
+    circuit_breaker_cooldown_seconds: cooldown,
+    circuit_breaker_max_cooldown_seconds: longest,
+    circuit_breaker_probe_timeout_seconds: probe,
+    circuit_breaker_max_half_open_seconds: halfOpen,
+  } = config;
+  const rules: readonly [ConfigKey, number | null, boolean, string][] = [
+    // A call longer than the window would never be counted in it.
+    ["circuit_breaker_window_seconds", window, (window ?? Infinity) < 2 * timeout, "at least 2 × timeout_seconds"],
+    ["circuit_breaker_max_cooldown_seconds", longest, longest < cooldown, "at least circuit_breaker_cooldown_seconds"],
+    ["circuit_breaker_probe_timeout_seconds", probe, (probe ?? 0) > timeout, "at most timeout_seconds"],
+    [
+      "circuit_breaker_max_half_open_seconds",
+      halfOpen,
+      (halfOpen ?? Infinity) < (probe ?? timeout),
+      "at least circuit_breaker_probe_timeout_seconds",
+    ],
+  ];
+  return rules.flatMap(([name, value, broken, rule]) => (broken ? [{ key: name, value: String(value), rule }] : []));
 }
 
 // A stage limit above the whole budget could never fire; what is shown and used is what can happen.

@@ -120,7 +120,36 @@ const problems: readonly [Record<string, string>, string, RegExp][] = [
   [{ PIXEL_LLM_SIDECAR_SECRET: "changeme".repeat(5) }, "sidecar_secret", /placeholder/],
   [{ PIXEL_LLM_SIDECAR_SECRET: "short" }, "sidecar_secret", /32 characters/],
   [{ PIXEL_LLM_SIDECAR_URL: "ftp://x" }, "sidecar_url", /http/],
+  [{ PIXEL_LLM_CIRCUIT_BREAKER_WINDOW_SECONDS: "59" }, "circuit_breaker_window_seconds", /2 × timeout_seconds/],
+  [{ PIXEL_LLM_CIRCUIT_BREAKER_COOLDOWN_SECONDS: "300.5" }, "circuit_breaker_cooldown_seconds", /<=300/],
+  [
+    { PIXEL_LLM_CIRCUIT_BREAKER_MAX_COOLDOWN_SECONDS: "59" },
+    "circuit_breaker_max_cooldown_seconds",
+    /at least circuit_breaker_cooldown_seconds/,
+  ],
+  [
+    { PIXEL_LLM_CIRCUIT_BREAKER_PROBE_TIMEOUT_SECONDS: "31" },
+    "circuit_breaker_probe_timeout_seconds",
+    /at most timeout_seconds/,
+  ],
+  [
+    { PIXEL_LLM_CIRCUIT_BREAKER_MAX_HALF_OPEN_SECONDS: "29" },
+    "circuit_breaker_max_half_open_seconds",
+    /at least circuit_breaker_probe_timeout_seconds/,
+  ],
+  [{ PIXEL_LLM_CIRCUIT_BREAKER_FAILURE_RATIO: "0.04" }, "circuit_breaker_failure_ratio", />=0.05/],
 ];
+
+test("values at their bounds stand together, and `none` is no number", () => {
+  const config = read({
+    PIXEL_LLM_CIRCUIT_BREAKER_WINDOW_SECONDS: "60",
+    PIXEL_LLM_CIRCUIT_BREAKER_MAX_COOLDOWN_SECONDS: "60",
+    PIXEL_LLM_CIRCUIT_BREAKER_PROBE_TIMEOUT_SECONDS: "30",
+    PIXEL_LLM_CIRCUIT_BREAKER_MAX_HALF_OPEN_SECONDS: "30",
+    PIXEL_LLM_CIRCUIT_BREAKER_FAILURE_RATIO: "none",
+  });
+  assert.deepEqual([config.circuit_breaker_window_seconds, config.circuit_breaker_failure_ratio], [60, null]);
+});
 
 for (const [environment, key, rule] of problems) {
   test(`${Object.keys(environment)[0]}=${Object.values(environment)[0]?.slice(0, 8)} is refused by name and rule`, () => {
