@@ -56,13 +56,21 @@ export const lmStudioKinds = {
 /** A name of `lmStudioKinds`. */
 export type LmStudioKind = keyof typeof lmStudioKinds;
 
+/** True for a name of `lmStudioKinds`; `details.kind` also carries names of our own. */
+export function isLmStudioKind(value: unknown): value is LmStudioKind {
+  return typeof value === "string" && Object.hasOwn(lmStudioKinds, value);
+}
+
 /** What is known beside the kind. */
 export type LmStudioFacts = {
   /** LM Studio's own words, for the log: cut to 500 characters, control characters removed. */
   detail?: string | undefined;
+  /** The wait LM Studio asks for, in ms; 0 or none = it asks for none. */
   retryAfterMs?: number | null | undefined;
   /** The caller's own words caused it. */
   callers?: boolean | undefined;
+  /** With `not_loaded`: our own load of the model is under way, so the wait says nothing against LM Studio. */
+  loading?: boolean | undefined;
   hint?: string | undefined;
   cause?: unknown;
 };
@@ -77,9 +85,10 @@ export function lmStudioError(kind: LmStudioKind, facts: LmStudioFacts = {}): Pi
     param,
     hint: facts.hint,
     detail: facts.detail === undefined ? undefined : cleanText(facts.detail),
-    details: { kind, service: "lm_studio" },
+    details: { kind, service: "lm_studio", ...(facts.loading === true ? { loading: true } : {}) },
     cause: facts.cause,
-    retryAfterSeconds: typeof facts.retryAfterMs === "number" ? facts.retryAfterMs / 1000 : undefined,
+    // An error's own wait is at least a second, so "at once" must not become one.
+    retryAfterSeconds: (facts.retryAfterMs ?? 0) > 0 ? (facts.retryAfterMs ?? 0) / 1000 : undefined,
   });
 }
 
