@@ -1,49 +1,34 @@
 import { Hono, type Context } from "hono";
 import { HTTPException } from "hono/http-exception";
-import { readConfig, renderProblems, type Config, type Profile } from "../shared/config.ts";
 import { PixelLLMError, toPixelLLMError } from "../shared/errors.ts";
 import { readRequestId, readTraceParent } from "../shared/ids.ts";
 import { errorAnswer, finishAnswer, jsonAnswer } from "./answers.ts";
 import { createBodyBudget } from "./body-budget.ts";
+import { answerPurge } from "./cache-purge.ts";
 import { answerCaption } from "./captions.ts";
 import { startDeadline } from "./deadline.ts";
 import type { Deps } from "./deps.ts";
 import { answerEmbeddings } from "./embeddings.ts";
+import { answerCircuitBreakerAct, answerCircuitBreakers } from "./circuit-breakers.ts";
+import { createAttemptGate, createEvidenceGate } from "./gate.ts";
 import { answerHealth, answerReadiness, answerStatus } from "./health.ts";
+import { openIsolate, type Isolate } from "./isolate.ts";
 import { createLog, logAccess } from "./log.ts";
+import { allowOf, routeOf, routes } from "./routes.ts";
 import type { Scope } from "./scope.ts";
-import { createSidecarClient, type SidecarClient } from "./sidecar-client.ts";
 
 type AppEnv = { Bindings: object; Variables: { scope: Scope } };
-
-/** Every route and the methods it takes. */
-const routes = {
-  "/": ["GET"],
-  "/healthz": ["GET"],
-  "/readyz": ["GET"],
-  "/v1/status": ["GET"],
-  "/v1/captions": ["POST"],
-  "/v1/embeddings": ["POST"],
-} as const;
-
-/** What is read from the environment once an isolate. */
-type Setting = { config: Config; profile: Profile; sidecar: SidecarClient };
 
 /** The edge's HTTP surface over what its host gives it. */
 export function createApp(deps: Deps): Hono<AppEnv> {
   const app = new Hono<AppEnv>();
   const budget = createBodyBudget();
-  const settings = new WeakMap<object, Setting | string>();
+  const isolates = new WeakMap<object, Isolate | string>();
 
-  const settle = (env: object): Setting | string => {
-    const known = settings.get(env);
-    if (known !== undefined) return known;
-    const reading = readConfig({ ...env });
-    const setting = reading.ok
-      ? { config: reading.config, profile: reading.profile, sidecar: createSidecarClient(deps, reading.config) }
-      : renderProblems(reading.problems);
-    settings.set(env, setting);
-    return setting;
+  const settle = (env: object): Isolate | string => {
+    const known = isolates.get(env) ?? openIsolate(deps, env);
+    isolates.set(env, known);
+    return known;
   };
 
   app.use(async (c, next) => {
@@ -51,39 +36,54 @@ export function createApp(deps: Deps): Hono<AppEnv> {
     const requestId = readRequestId(c.req.header("x-request-id"), deps.random);
     const traceParent = readTraceParent(c.req.header("traceparent"), deps.random);
     const https = new URL(c.req.url).protocol === "https:";
-    const setting = settle(c.env);
-    if (typeof setting === "string") {
-      const log = createLog(deps, "INFO", { request_id: requestId });
-      log("CRITICAL", "bad configuration", { extra: { problems: setting } });
+    const isolate = settle(c.env);
+    const facts = { bytes: 0, source: null, attempts: 0 };
+    const level = typeof isolate === "string" ? "INFO" : isolate.config.log_level;
+    const log = createLog(deps, level, { request_id: requestId, trace_id: traceParent.split("-")[1] ?? "" });
+    const finish = (): void => {
+      const code = finishAnswer(c.res, requestId, https);
+      logAccess(log, {
+        method: c.req.method,
+        route: routeOf(c.req.path) ?? "-",
+        status: c.res.status,
+        code,
+        ms: Math.max(0, Math.round(deps.now() - startedMs)),
+        ...facts,
+      });
+    };
+    if (typeof isolate === "string") {
+      log("CRITICAL", "bad configuration", { extra: { problems: isolate } });
       c.res = errorAnswer(new PixelLLMError("ERR_INTERNAL"), requestId);
-      finishAnswer(c.res, requestId, https);
-      return;
+      return finish();
     }
-    const { config } = setting;
-    const log = createLog(deps, config.log_level, { request_id: requestId, trace_id: traceParent.split("-")[1] ?? "" });
+    const { config } = isolate;
+    const waitUntil = (work: Promise<unknown>): void => c.executionCtx.waitUntil(work);
+    const breakers = isolate.breakers.bind({ authority: isolate.objects?.authority ?? null, waitUntil, log });
+    // Before anything is read: what the object knows is then there when the body is.
+    if (c.req.path.startsWith("/v1/")) breakers.refresh();
+    const { cacheEpoch } = breakers.view();
+    if (cacheEpoch !== null) isolate.cache.setEpoch(cacheEpoch);
+    const slow = config.circuit_breaker_slow_call_seconds;
+    const sampling = { timeoutMs: config.timeout_seconds * 1000, slowCallMs: slow === null ? null : slow * 1000 };
+    const gates = {
+      caption: createAttemptGate(breakers, sampling),
+      evidence: createEvidenceGate(breakers, sampling),
+    };
     const deadline = startDeadline(deps, startedMs, config.timeout_seconds * 1000);
-    const facts = { bytes: 0, source: null };
     const caller = c.req.raw.signal;
-    const scope: Scope = { ...setting, deps, requestId, traceParent, startedMs, deadline, caller, budget, log, facts };
+    const request = { requestId, traceParent, startedMs, deadline, caller, log, facts };
+    const scope: Scope = { ...isolate, ...request, deps, breakers, gates, budget, waitUntil };
     c.set("scope", scope);
     const over = Promise.withResolvers<void>();
     // Without a pending waitUntil the platform may end the context before it tells that the caller left (workerd #5062).
-    c.executionCtx.waitUntil(over.promise);
+    waitUntil(over.promise);
     try {
       await next();
     } finally {
       deadline.stop();
       over.resolve();
     }
-    const code = finishAnswer(c.res, requestId, https);
-    logAccess(log, {
-      method: c.req.method,
-      route: Object.hasOwn(routes, c.req.path) ? c.req.path : "-",
-      status: c.res.status,
-      code,
-      ms: Math.max(0, Math.round(deps.now() - startedMs)),
-      ...scope.facts,
-    });
+    finish();
   });
 
   app.get("/", () => jsonAnswer({ name: "pixel-llm", version: deps.version, routes: Object.keys(routes) }));
@@ -93,10 +93,16 @@ export function createApp(deps: Deps): Hono<AppEnv> {
   app.post("/v1/captions", (c) => answerCaption(c.req.raw, c.get("scope")));
   app.post("/v1/embeddings", (c) => answerEmbeddings(c.req.raw, c.get("scope")));
 
+  app.get("/v1/circuit-breakers", (c) => answerCircuitBreakers(c.req.raw, c.get("scope")));
+  app.post("/v1/circuit-breakers/:name/:act", (c) =>
+    answerCircuitBreakerAct(c.req.raw, c.get("scope"), { name: c.req.param("name"), act: c.req.param("act") }),
+  );
+  app.delete("/v1/cache", (c) => answerPurge(c.req.raw, c.get("scope")));
+
   app.notFound((c) => {
-    const methods = Object.hasOwn(routes, c.req.path) ? routes[c.req.path as keyof typeof routes] : null;
-    if (methods === null) return fail(c, new PixelLLMError("ERR_NOT_FOUND"));
-    const allow = methods.flatMap((method): string[] => (method === "GET" ? ["GET", "HEAD"] : [method])).join(", ");
+    const route = routeOf(c.req.path);
+    if (route === null) return fail(c, new PixelLLMError("ERR_NOT_FOUND"));
+    const allow = allowOf(route);
     const hint = `This route takes ${allow}.`;
     return fail(c, new PixelLLMError("ERR_NOT_FOUND", { status: 405, hint }), { allow });
   });

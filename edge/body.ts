@@ -64,7 +64,6 @@ function grown(bytes: Bytes, needed: number, limit: number): Bytes {
 function tooLarge(actual: number, limit: number): PixelLLMError {
   return new PixelLLMError("ERR_VAL_INVALID_RANGE", {
     status: 413,
-    param: "image",
     hint: `The body has ${actual} bytes or more; at most ${limit} are taken here.`,
     details: { limit, actual },
   });

@@ -1,6 +1,6 @@
 import type { Config } from "../shared/config.ts";
 import { PixelLLMError } from "../shared/errors.ts";
-import { checkImageHeader, refuseForeignType } from "../shared/image-header.ts";
+import { checkImageHeader, refuseForeignType, sniffImage } from "../shared/image-header.ts";
 import { readOptionText, type ImageFormat } from "../shared/wire.ts";
 import { checkBodyHeaders, readBody } from "./body.ts";
 import type { Bytes, Deps } from "./deps.ts";
@@ -90,7 +90,10 @@ export async function readCallerBody(
       for (const [name, value] of Object.entries(object)) addOption(options, name, value);
       const images = texts.map(({ param, text }) => {
         const { type, base64 } = readDataUri(text, param);
-        return check(decodeImage(base64, param, context.deps), type);
+        const bytes = decodeImage(base64, param, context.deps);
+        // Short words are base64 too: bytes that are no picture at all mean that the text was never meant as one.
+        if (type === null && sniffImage(bytes).kind === "unknown") throw noPicture(param);
+        return check(bytes, type);
       });
       return { images, options, bytesRead: body.length };
     }
@@ -182,12 +185,13 @@ function decodeImage(base64: string, param: string, deps: Deps): Bytes {
   try {
     return deps.decodeBase64(base64);
   } catch (error) {
-    throw new PixelLLMError("ERR_VAL_INVALID_RANGE", {
-      param,
-      hint: "Neither a data URI nor base64 of a picture.",
-      cause: error,
-    });
+    throw noPicture(param, error);
   }
+}
+
+function noPicture(param: string, cause?: unknown): PixelLLMError {
+  const hint = "Neither a data URI nor base64 of a picture.";
+  return new PixelLLMError("ERR_VAL_INVALID_RANGE", { param, hint, cause });
 }
 
 function imageTooLarge(actual: number, limit: number): PixelLLMError {

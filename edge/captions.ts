@@ -1,23 +1,30 @@
-import { errorBody, PixelLLMError } from "../shared/errors.ts";
+import { mayServe, mayStandIn, readCacheControl, type CacheControl } from "../shared/cache-control.ts";
+import type { CacheQuestion, CacheWishes } from "../shared/cache-key.ts";
+import type { CacheStatus, Forwarded } from "../shared/cache-status.ts";
+import type { Config } from "../shared/config.ts";
+import { PixelLLMError } from "../shared/errors.ts";
 import { entersLadder, ladderReserveMs } from "../shared/fallback.ts";
-import { newCaptionId } from "../shared/ids.ts";
 import {
   parseCaptionOptions,
+  settleGeneration,
   sidecarCaptionSchema,
   sidecarEmbeddingSchema,
-  type Caption,
   type CaptionOptions,
   type SidecarCaption,
-  type SidecarFailure,
 } from "../shared/wire.ts";
-import { errorAnswer, jsonAnswer } from "./answers.ts";
+import { errorAnswer } from "./answers.ts";
+import { askBox, type BoxFailure } from "./attempts.ts";
 import { authenticate } from "./authentication.ts";
+import type { Found, FoundEntry } from "./caption-cache.ts";
 import { readCallerHead, type CallerImage, type JsonReading } from "./caller-image.ts";
-import { sha256 } from "./crypto.ts";
+import { captionAnswer, degradedCaption, liveCaption, storedCaption } from "./caption-answers.ts";
 import { claimBody } from "./claimed-body.ts";
-import { climb, type Seen } from "./ladder.ts";
-import type { Scope } from "./scope.ts";
+import { sha256 } from "./crypto.ts";
+import { probeLimitMs } from "./gate.ts";
 import { createImageCall, type ImageCall } from "./image-call.ts";
+import { climb, type StandIn } from "./ladder.ts";
+import type { Scope } from "./scope.ts";
+import { readEvidenceAnswer, type Seen } from "./seen.ts";
 
 /** JSON of this route: one picture under `image`, everything else an option. */
 const json: JsonReading = {
@@ -33,123 +40,190 @@ const json: JsonReading = {
   },
 };
 
-/** `POST /v1/captions`: check, ask the box once, else climb the ladder. */
+/** One caption to make: what was asked, and how the box is asked for it. */
+type Asking = {
+  image: CallerImage;
+  hash: string;
+  options: CaptionOptions;
+  control: CacheControl;
+  question: CacheQuestion;
+  call: ImageCall;
+};
+
+/** `POST /v1/captions`: a fresh stored caption, else the box's, else what the fallback chain has, else the error. */
 export async function answerCaption(request: Request, scope: Scope): Promise<Response> {
-  const head = readCallerHead(request, scope.config);
+  const { config } = scope;
+  const head = readCallerHead(request, config);
   parseCaptionOptions(head.options);
-  const tenant = await authenticate(request, scope.config, scope.log);
+  const control = readCacheControl(request.headers.get("cache-control"));
+  const tenant = await authenticate(request, config, scope.log);
   const { body, release } = await claimBody(request, head, scope, json);
   try {
     const [image] = body.images;
     if (image === undefined) throw new Error("a body without a picture was accepted");
     const options = parseCaptionOptions(body.options);
-    // Nothing is stored yet: who wants only what is stored (RFC 9111) has the answer already.
-    if (/\bonly-if-cached\b/i.test(request.headers.get("cache-control") ?? ""))
-      throw new PixelLLMError("ERR_CACHE_MISS");
     const hash = await sha256(image.bytes);
-    const reserveMs = ladderReserveMs(scope.config.timeout_seconds * 1000);
-    const call = createImageCall(scope, { image, sha256: hash, tenant, reserveMs });
-    return await ask(scope, { image, hash, options, call });
+    const question: CacheQuestion = { tenant, sha256: hash, wishes: readWishes(options, config) };
+    const call = createImageCall(scope, { image, sha256: hash, tenant });
+    return await answer(scope, { image, hash, options, control, question, call });
   } finally {
     release();
   }
 }
 
-type Asked = { image: CallerImage; hash: string; options: CaptionOptions; call: ImageCall };
-
-async function ask(scope: Scope, asked: Asked): Promise<Response> {
-  const { options, call } = asked;
-  const outcome = await call("/v1/caption", readQuery(options));
-  if (outcome.ok) {
-    const live = sidecarCaptionSchema.safeParse(outcome.body);
-    if (live.success) return jsonAnswer(liveCaption(scope, live.data));
-    const error = new PixelLLMError("ERR_API_INVALID_RESPONSE", { detail: live.error.message, cause: live.error });
-    return fallBack(scope, asked, error, null);
+async function answer(scope: Scope, asking: Asking): Promise<Response> {
+  const { control } = asking;
+  const found = await lookUp(scope, asking);
+  if (found.state === "fresh" && mayServe(control, found.ageSeconds)) {
+    const status: CacheStatus = { kind: "hit", ttlSeconds: found.ttlSeconds };
+    return captionAnswer(storedCaption(scope, found.entry), status, found.ageSeconds);
   }
-  return fallBack(scope, asked, outcome.error, outcome.failure);
+  if (control.onlyIfCached) throw new PixelLLMError("ERR_CACHE_MISS");
+
+  const reserveMs = ladderReserveMs(scope.config.timeout_seconds * 1000);
+  const { call } = asking;
+  const box = { call, path: "/v1/caption", query: readQuery(asking), schema: sidecarCaptionSchema };
+  const asked = await askBox(scope, { ...box, gate: scope.gates.caption, reserveMs });
+  if (!asked.ok) return fallBack(scope, asking, asked);
+
+  const live = asked.value;
+  scope.lastModel.set(asking.question.wishes.model, live.model);
+  const stored = keep(scope, asking, live);
+  const forwarded = whyForwarded(scope, asking, found);
+  const status: CacheStatus = { kind: "forward", fwd: forwarded, stored, collapsed: live.collapsed };
+  return captionAnswer(liveCaption(scope, live, asked.attempts), status, null);
 }
 
-async function fallBack(
-  scope: Scope,
-  asked: Asked,
-  cause: PixelLLMError,
-  failure: SidecarFailure | null,
-): Promise<Response> {
+/** What is stored for the question; a request that forbids the look is not looked up. */
+async function lookUp(scope: Scope, { control, question }: Asking): Promise<Found> {
+  if (control.noStore || control.noCache) {
+    scope.cache.bypass();
+    return { state: "miss" };
+  }
+  const lastModel = scope.lastModel.get(question.wishes.model);
+  return scope.cache.find(question, { allowStale: false, lastModel });
+}
+
+function whyForwarded({ cache }: Scope, { control }: Asking, found: Found): Forwarded {
+  if (control.noStore || !cache.on) return "bypass";
+  if (control.noCache || found.state === "fresh") return "request";
+  return found.state === "stale" ? "stale" : "miss";
+}
+
+/** Keeps a live answer, without making its caller wait; false = it will not be kept. */
+function keep(scope: Scope, { question, control }: Asking, live: SidecarCaption): boolean {
+  const kept = { ...live, source: "lm_studio" } as const;
+  if (!scope.cache.keeps(question, kept, control.noStore)) return false;
+  scope.waitUntil(scope.cache.keep(question, kept, live.vector, control.noStore));
+  return true;
+}
+
+async function fallBack(scope: Scope, asking: Asking, failed: BoxFailure): Promise<Response> {
   const { config, requestId, log } = scope;
-  if (cause.severity !== "LOW") log("WARNING", "caption failed", { exception: cause });
-  if (scope.caller.aborted || !entersLadder(cause.code)) return errorAnswer(cause, requestId);
-  const answer = await climb({
-    chain: asked.options.fallback ?? config.fallback_chain,
-    cause,
-    seen: failure === null ? null : readSeen(failure),
-    look: async () => (failure === null ? null : look(asked.call)),
+  const { error: cause, attempts, repeat } = failed;
+  if (cause.severity !== "LOW") log("WARNING", "caption failed", { exception: cause, extra: { attempts } });
+  // A bug of ours is no failure of the box; a caller who left needs no answer.
+  const ours = cause.code === "ERR_INTERNAL" && !failed.reachable;
+  if (failed.cancelled || ours || !entersLadder(cause.code)) return errorAnswer(cause, requestId, { repeat });
+
+  const chain = asking.options.fallback ?? config.fallback_chain;
+  const answered = await climb({
+    chain,
+    seen: failed.seen,
+    look: async () => (failed.reachable ? look(scope, asking) : null),
+    recall: () => recall(scope, asking),
+    recallSimilar: async (vector) => {
+      if (!mayLook(asking, "similar")) return null;
+      const found = await scope.cache.similarTo(asking.question, vector);
+      return found.state === "similar" ? standIn(asking, "similar", found) : null;
+    },
     defaultCaption: config.fallback_default_value,
     log,
   });
-  if (answer === null) return errorAnswer(cause, requestId);
-  scope.facts.source = answer.source;
-  const { format, width, height } = asked.image;
-  const caption: Caption = {
-    id: newCaptionId(scope.deps.random),
-    object: "caption",
-    created: Math.floor(scope.deps.now() / 1000),
-    caption: answer.caption,
-    source: answer.source,
-    degraded: true,
-    route: null,
-    model: null,
-    tags: answer.tags,
-    image: answer.image ?? { format, width, height, sha256: asked.hash },
-    attempts: 1,
-    cause: errorBody(cause, requestId),
-    usage: { prompt_tokens: 0, completion_tokens: 0, total_tokens: 0 },
-    timings_ms: { ...answer.timings, total: elapsedMs(scope) },
-  };
-  return jsonAnswer(caption);
+  if (answered === null) return errorAnswer(cause, requestId, { repeat });
+
+  const { stored } = answered;
+  const ttl = stored === null ? {} : { ttlSeconds: stored.ttlSeconds };
+  // Nothing was sent on where a breaker refused at once: the stored answer is then a hit, if an old one.
+  const status: CacheStatus =
+    stored !== null && answered.source === "cache" && attempts === 0
+      ? { kind: "hit", ttlSeconds: stored.ttlSeconds, detail: cause.code }
+      : {
+          kind: "forward",
+          // A fresh one that was not to be read, or that another isolate has kept meanwhile, is not stale.
+          fwd: answered.source !== "cache" ? "miss" : (stored?.ttlSeconds ?? 0) < 0 ? "stale" : "request",
+          fwdStatus: cause.status,
+          detail: cause.code,
+          ...(answered.source === "cache" ? ttl : {}),
+        };
+  return captionAnswer(degradedCaption(scope, asking, answered, cause, attempts), status, stored?.ageSeconds ?? null);
 }
 
-/** Evidence alone, from the encoder: LM Studio is not asked. */
-async function look(call: ImageCall): Promise<Seen | null> {
-  const outcome = await call("/v1/embed", {});
+/** Evidence alone, from the encoder: one call through the sidecar's breaker, LM Studio is not asked. */
+async function look(scope: Scope, { call }: Asking): Promise<Seen | null> {
+  const gate = scope.gates.evidence;
+  const admission = await gate.admit();
+  if (!admission.admitted) return null;
+  const startedAt = scope.now();
+  const outcome = await call("/v1/embed", {}, { reserveMs: 0, limitMs: probeLimitMs(admission.permit, scope.config) });
+  const callerGone = scope.caller.aborted;
+  gate.settle(
+    admission.permit,
+    outcome.ok
+      ? { ok: true, elapsedMs: scope.now() - startedAt, collapsed: false }
+      : {
+          ok: false,
+          code: outcome.error.code,
+          details: outcome.error.details,
+          fromSidecar: outcome.failure !== null,
+          callerGone,
+          lmStudioMs: 0,
+        },
+  );
   const seen = outcome.ok ? sidecarEmbeddingSchema.safeParse(outcome.body) : null;
-  if (seen?.success !== true) return null;
-  return { evidence: seen.data.evidence, image: seen.data.image, timings: seen.data.timings_ms };
+  return seen?.success === true ? readEvidenceAnswer(seen.data) : null;
 }
 
-function readSeen({ evidence, image, timings_ms: timings }: SidecarFailure): Seen {
-  return { evidence, image, timings };
+async function recall(scope: Scope, asking: Asking): Promise<StandIn | null> {
+  if (!mayLook(asking, "cache")) return null;
+  const found = await scope.cache.find(asking.question, { allowStale: true, lastModel: null });
+  return found.state === "fresh" || found.state === "stale" ? standIn(asking, "cache", found) : null;
 }
 
-function liveCaption(scope: Scope, live: SidecarCaption): Caption {
-  scope.facts.source = "lm_studio";
+/** Whether a store may be asked at all; what it then gives may still be too old. */
+function mayLook({ control, options }: Asking, rung: "cache" | "similar"): boolean {
+  return mayStandIn(control, options.fallback?.includes(rung) === true, 0);
+}
+
+function standIn({ control, options }: Asking, rung: "cache" | "similar", found: FoundEntry): StandIn | null {
+  const { entry, ageSeconds, ttlSeconds } = found;
+  if (!mayStandIn(control, options.fallback?.includes(rung) === true, ageSeconds)) return null;
+  const { caption, tags, image, model, route } = entry;
+  return { caption, tags, image, model, route, ageSeconds, ttlSeconds };
+}
+
+/** What was asked for, settled: a caller who says nothing asks for the configured values. */
+function readWishes(options: CaptionOptions, config: Config): CacheWishes {
+  const { maxTokens, temperature, topP, seed } = settleGeneration(options, config);
+  // Absent is the configured model, `auto` whatever is loaded: two questions, even where they have one answer.
   return {
-    id: newCaptionId(scope.deps.random),
-    object: "caption",
-    created: Math.floor(scope.deps.now() / 1000),
-    caption: live.caption,
-    source: "lm_studio",
-    degraded: false,
-    route: live.route,
-    model: live.model,
-    tags: live.tags,
-    image: live.image,
-    attempts: 1,
-    cause: null,
-    usage: live.usage,
-    timings_ms: { ...live.timings_ms, total: elapsedMs(scope) },
+    model: options.model ?? null,
+    prompt: options.prompt ?? null,
+    max_tokens: maxTokens,
+    temperature,
+    top_p: topP,
+    seed,
   };
 }
 
 /** What the sidecar acts on, as its query spells it; `fallback` is ours, `0` is a value. */
-function readQuery(options: CaptionOptions): Record<string, string> {
+function readQuery({ options, control }: Asking): Record<string, string> {
   const query: Record<string, string> = {};
   for (const name of ["prompt", "model", "max_tokens", "temperature", "top_p", "seed"] as const) {
     const value = options[name];
     if (value !== undefined) query[name] = String(value);
   }
+  // Who wants nothing kept shares no answer either.
+  if (control.noStore) query["no_store"] = "true";
   return query;
-}
-
-function elapsedMs(scope: Scope): number {
-  return Math.max(0, Math.round(scope.deps.now() - scope.startedMs));
 }

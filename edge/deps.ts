@@ -1,7 +1,16 @@
 import type { RandomBytes } from "../shared/ids.ts";
+import type { CacheShardPort, SimilarPort } from "./cache-ports.ts";
+import type { AuthorityPort } from "./objects/authority-protocol.ts";
 
 /** Bytes that own an ordinary buffer, as `fetch` and `crypto.subtle` take them. */
 export type Bytes = Uint8Array<ArrayBuffer>;
+
+/** The objects behind the Worker; null = they are not bound, and every isolate is on its own. */
+export type Objects = {
+  authority: AuthorityPort;
+  shards: (index: number) => CacheShardPort;
+  similar: (tenant: string) => SimilarPort;
+};
 
 /** What the edge takes from its host; the entry file binds the real ones, tests their own. */
 export type Deps = {
@@ -16,6 +25,8 @@ export type Deps = {
   write: (line: string) => void;
   /** Standard base64, padded, to bytes; throws on anything else. */
   decodeBase64: (text: string) => Bytes;
+  /** The objects that the Worker's environment binds. */
+  openObjects: (env: object) => Objects | null;
   /** Version of this build, for `/v1/status`. */
   version: string;
 };

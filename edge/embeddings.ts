@@ -2,12 +2,14 @@ import * as z from "zod";
 import { PixelLLMError } from "../shared/errors.ts";
 import { parseWith, sidecarEmbeddingSchema, type SidecarEmbedding } from "../shared/wire.ts";
 import { errorAnswer, jsonAnswer } from "./answers.ts";
+import { askBox, type BoxFailure } from "./attempts.ts";
 import { authenticate } from "./authentication.ts";
 import { readCallerHead, type CallerImage, type JsonReading } from "./caller-image.ts";
 import { claimBody } from "./claimed-body.ts";
 import { sha256 } from "./crypto.ts";
 import { createImageCall } from "./image-call.ts";
 import type { Scope } from "./scope.ts";
+import { vectorBase64 } from "./vector-text.ts";
 
 /** Options of this route; OpenAI clients send more keys every month, which are ignored. */
 const optionsSchema = z.object({
@@ -21,6 +23,12 @@ const maxInputs = 16;
 const json: JsonReading = {
   takeImages: (body) => {
     const param = body["input"] === undefined ? "image" : "input";
+    if (param === "input" && body["image"] !== undefined) {
+      throw new PixelLLMError("ERR_VAL_INVALID_RANGE", {
+        param: "image",
+        hint: "Either `input` or `image`, not both.",
+      });
+    }
     const given = body[param];
     delete body["input"];
     delete body["image"];
@@ -45,8 +53,9 @@ export async function answerEmbeddings(request: Request, scope: Scope): Promise<
     const options = parseWith(optionsSchema, body.options);
     const seen: SidecarEmbedding[] = [];
     for (const image of body.images) {
-      const result = await embed(scope, image, tenant);
-      if (result instanceof PixelLLMError) return errorAnswer(result, scope.requestId);
+      const asked = await embed(scope, image, tenant);
+      if (!asked.ok) return errorAnswer(asked.error, scope.requestId, { repeat: asked.repeat });
+      const result = asked.value;
       if (options.dimensions !== undefined && options.dimensions !== result.dimensions) {
         throw new PixelLLMError("ERR_VAL_INVALID_RANGE", {
           param: "dimensions",
@@ -60,7 +69,7 @@ export async function answerEmbeddings(request: Request, scope: Scope): Promise<
       data: seen.map(({ embedding }, index) => ({
         object: "embedding",
         index,
-        embedding: options.encoding_format === "base64" ? toBase64(embedding) : embedding,
+        embedding: options.encoding_format === "base64" ? vectorBase64(embedding) : embedding,
       })),
       model: seen[0]?.model ?? "",
       usage: { prompt_tokens: 0, total_tokens: 0 },
@@ -70,22 +79,14 @@ export async function answerEmbeddings(request: Request, scope: Scope): Promise<
   }
 }
 
-async function embed(scope: Scope, image: CallerImage, tenant: string): Promise<SidecarEmbedding | PixelLLMError> {
-  const call = createImageCall(scope, { image, sha256: await sha256(image.bytes), tenant, reserveMs: 0 });
-  const outcome = await call("/v1/embed", {});
-  if (!outcome.ok) {
-    if (outcome.error.severity !== "LOW") scope.log("WARNING", "embedding failed", { exception: outcome.error });
-    return outcome.error;
-  }
-  const seen = sidecarEmbeddingSchema.safeParse(outcome.body);
-  return seen.success
-    ? seen.data
-    : new PixelLLMError("ERR_API_INVALID_RESPONSE", { detail: seen.error.message, cause: seen.error });
-}
-
-/** Little-endian float32 in standard base64, as OpenAI's clients decode it. */
-function toBase64(vector: readonly number[]): string {
-  const bytes = new DataView(new ArrayBuffer(vector.length * 4));
-  for (const [index, value] of vector.entries()) bytes.setFloat32(index * 4, value, true);
-  return btoa(String.fromCharCode(...new Uint8Array(bytes.buffer)));
+async function embed(
+  scope: Scope,
+  image: CallerImage,
+  tenant: string,
+): Promise<{ ok: true; value: SidecarEmbedding } | BoxFailure> {
+  const call = createImageCall(scope, { image, sha256: await sha256(image.bytes), tenant });
+  const question = { call, path: "/v1/embed", query: {}, schema: sidecarEmbeddingSchema, reserveMs: 0 };
+  const asked = await askBox(scope, { ...question, gate: scope.gates.evidence });
+  if (!asked.ok && asked.error.severity !== "LOW") scope.log("WARNING", "embedding failed", { exception: asked.error });
+  return asked;
 }

@@ -30,7 +30,10 @@ export type SidecarOutcome =
 export type SidecarClient = { call(call: SidecarCall): Promise<SidecarOutcome> };
 
 /** Kept back of the remaining time, so that the sidecar answers first and names the stage that took it. */
-const marginMs = 250;
+function marginMs(remainingMs: number): number {
+  // A tenth at most: a short call for evidence after a timeout would else be sent with no time at all.
+  return Math.min(250, remainingMs / 10);
+}
 
 /** Builds the client for one configuration. */
 export function createSidecarClient(deps: Deps, config: Config): SidecarClient {
@@ -51,7 +54,7 @@ export function createSidecarClient(deps: Deps, config: Config): SidecarClient {
       ...call.query,
       ...(call.body === null
         ? {}
-        : { events: "true", remaining_ms: String(Math.max(0, Math.floor(call.remainingMs - marginMs))) }),
+        : { events: "true", remaining_ms: String(Math.floor(call.remainingMs - marginMs(call.remainingMs))) }),
     }).toString();
     const bodySha256 = call.body?.sha256 ?? (await sha256(""));
     const path = `${new URL(base).pathname.replace(/\/$/, "")}${call.path}`;
@@ -101,6 +104,11 @@ export function createSidecarClient(deps: Deps, config: Config): SidecarClient {
 }
 
 async function readAnswer(head: Response, call: SidecarCall): Promise<SidecarOutcome> {
+  // Our own credential was refused: the caller's key is not what is wrong, so it must not look so.
+  if (head.status === 401) {
+    void head.body?.cancel().catch(() => undefined);
+    return { ok: false, error: unauthorized(), failure: null };
+  }
   let result: { status: number; body: unknown };
   try {
     result = await until(call.signal, readResult(head));
@@ -123,26 +131,41 @@ async function readAnswer(head: Response, call: SidecarCall): Promise<SidecarOut
       details: { service: "sidecar" },
     });
   }
-  const error = fromErrorBody(failure.data.error, status);
-  // Our own credential was refused: the caller's key is not what is wrong, so it must not look so.
-  if (status === 401) return { ok: false, error: unauthorized(), failure: null };
-  return { ok: false, error, failure: failure.data };
+  const { error } = failure.data;
+  if (error.code === "ERR_NOT_FOUND") {
+    throw new PixelLLMError("ERR_API_INVALID_RESPONSE", {
+      hint: "The box does not know this route.",
+      detail: `the sidecar answers ${status} to ${call.path}: both halves must be of one version`,
+      details: { service: "sidecar" },
+    });
+  }
+  // A 429 is the caller's own quota, which the box knows nothing of: its own limits are 503.
+  const known = fromErrorBody(error, error.code === "ERR_API_RATE_LIMIT" ? 503 : status);
+  return { ok: false, error: known, failure: failure.data };
 }
+
+/** Cloudflare Access asks for a login by one of these: the box is there and we may not reach it. */
+const lockedStatuses: ReadonlySet<number> = new Set([301, 302, 303, 307, 308, 401, 403]);
 
 /** Something between us and the box answered in its place. */
 function foreignAnswer(head: Response): SidecarOutcome {
-  const facts = { detail: `status ${head.status} without the sidecar's mark`, details: { service: "sidecar" } };
-  const code = codeOfForeign(head.status);
+  const { status } = head;
   // Its body is of no use; cancelling one that has broken already rejects, and it is gone either way.
   void head.body?.cancel().catch(() => undefined);
-  return { ok: false, error: new PixelLLMError(code, facts), failure: null };
+  const locked = lockedStatuses.has(status);
+  const error = new PixelLLMError(locked ? "ERR_CONN_UNAVAILABLE" : codeOfForeign(status), {
+    detail: locked
+      ? `misconfiguration: a login in front of the sidecar answered ${status}; let this Worker through it`
+      : `status ${status} without the sidecar's mark`,
+    // No repeat opens a locked door: `access` is what the retry policy knows it by.
+    details: { service: "sidecar", ...(locked ? { kind: "access" } : {}) },
+  });
+  return { ok: false, error, failure: null };
 }
 
 function codeOfForeign(status: number): "ERR_CONN_TIMEOUT" | "ERR_CONN_UNAVAILABLE" | "ERR_API_INVALID_RESPONSE" {
   if (status === 522 || status === 524) return "ERR_CONN_TIMEOUT";
-  // Cloudflare Access asks for a login by 302, 401 or 403: the box is there and we may not reach it.
-  const locked = [301, 302, 303, 307, 308, 401, 403].includes(status);
-  return status >= 500 || locked ? "ERR_CONN_UNAVAILABLE" : "ERR_API_INVALID_RESPONSE";
+  return status >= 500 ? "ERR_CONN_UNAVAILABLE" : "ERR_API_INVALID_RESPONSE";
 }
 
 function unauthorized(): PixelLLMError {

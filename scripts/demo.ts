@@ -2,7 +2,7 @@ import { openSync, closeSync } from "node:fs";
 import { mkdir, readFile } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import type { Config } from "../shared/config.ts";
-import type { ErrorBody } from "../shared/errors.ts";
+import { errorTable, type ErrorBody } from "../shared/errors.ts";
 import { sniffImage } from "../shared/image-header.ts";
 import type { Caption } from "../shared/wire.ts";
 import { renderPicture } from "./rendered-picture.ts";
@@ -74,17 +74,29 @@ async function showCaption(url: string, bytes: Uint8Array, config: Config, signa
   console.log(`next:    ${nextStep(caption, config)}`);
 }
 
-function sourceLine({ source, route, model, cause }: Caption): string {
-  if (cause !== null) return `${source}, degraded, because of ${cause.code} (${cause.message})`;
+/** The failure behind a cause: where calls were repeated in vain, that of the last one. */
+function rootOf(cause: ErrorBody): Pick<ErrorBody, "code" | "category"> {
+  const last = cause.details["last_cause"] as Pick<ErrorBody, "code" | "category"> | undefined;
+  return last ?? cause;
+}
+
+function sourceLine({ source, route, model, attempts, cause }: Caption): string {
+  if (cause !== null) {
+    const { code } = rootOf(cause);
+    const calls = attempts > 1 ? ` in each of ${attempts} calls` : "";
+    return `${source}, degraded, because of ${code}${calls} (${errorTable[code].message})`;
+  }
+  if (source === "cache") return `${source}, made before by model ${model}`;
   return `${source}, model ${model}, route ${route}`;
 }
 
 function nextStep({ cause }: Caption, { lm_studio_host: host, lm_studio_port: port }: Config): string {
   if (cause === null) return "`npm start`, then send pictures to http://127.0.0.1:8787/v1/captions (see README).";
-  if (cause.category === "connection") {
+  const { code, category } = rootOf(cause);
+  if (category === "connection") {
     return `start LM Studio's server on ${host}:${port} with a model that sees, then run this again: the caption becomes its own.`;
   }
-  return `look at LM Studio on ${host}:${port} (${cause.code}), then run this again.`;
+  return `look at LM Studio on ${host}:${port} (${code}), then run this again.`;
 }
 
 async function readPicture(path: string | undefined): Promise<{ name: string; bytes: Uint8Array } | null> {

@@ -9,10 +9,10 @@ import {
   voided,
   type BreakerEvent,
   type ClosedState,
+  type Ending,
   type HalfOpenState,
   type Lease,
   type OpenState,
-  type Sample,
   type Step,
 } from "./breaker-state.ts";
 import type { Random } from "./random.ts";
@@ -51,7 +51,7 @@ export function grantLease(state: HalfOpenState, limits: BreakerLimits): { next:
 export function endLease(
   state: HalfOpenState,
   lease: number,
-  sample: Sample,
+  sample: Ending,
   floorMs: number | null,
   limits: BreakerLimits,
   random: Random,
@@ -61,9 +61,11 @@ export function endLease(
   const freed: HalfOpenState = {
     ...state,
     leases: state.leases.filter(({ id }) => id !== lease),
-    counts: plus(state.counts, sample),
+    counts: plus(state.counts, sample === "unused" ? "ignored" : sample),
   };
   switch (sample) {
+    case "unused":
+      return { next: freed, events: [ended] };
     case "ignored": {
       const waiting = { ...freed, unresolved: freed.unresolved + 1 };
       // The last of too many probes without a verdict may come after the time for one is over.

@@ -9,6 +9,9 @@ export type BreakerName = (typeof breakerNames)[number];
 /** What one attempt says of a dependency; `ignored` frees its token and says nothing. */
 export type Sample = "success" | "failure" | "slow" | "ignored";
 
+/** How a token ends: with a sample, or `unused`, its call never made: the lease is free, and nothing was tried. */
+export type Ending = Sample | "unused";
+
 /** What an admitted call reports with, exactly once; `lease` is set when it is a probe. */
 export type Token = { epoch: number; lease: number | null };
 
@@ -104,7 +107,7 @@ export type BreakerEvent =
   | { kind: "late"; epoch: number; results: number }
   | { kind: "lease_granted"; epoch: number; lease: number }
   /** `void`: the phase ended before the probe did. */
-  | { kind: "lease_ended"; epoch: number; lease: number; outcome: Sample | "expired" | "void" }
+  | { kind: "lease_ended"; epoch: number; lease: number; outcome: Ending | "expired" | "void" }
   | { kind: "ramp_ended"; epoch: number }
   | { kind: "state_discarded"; epoch: number };
 

@@ -14,6 +14,7 @@ import {
   type BreakerEvent,
   type BreakerState,
   type ClosedState,
+  type Ending,
   type HalfOpenState,
   type Sample,
   type Step,
@@ -97,14 +98,15 @@ export function admit(
 export function settle(
   state: BreakerState,
   token: Token,
-  sample: Sample,
+  sample: Ending,
   now: number,
   limits: BreakerLimits,
   random: Random,
   retryAfterMs: number | null = null,
 ): Step & { late: boolean } {
   const { next: current, events } = advance(state, now, limits, random);
-  const verdict = sample === "slow" && limits.slowCallMs === null ? "success" : sample;
+  const known = sample === "slow" && limits.slowCallMs === null ? "success" : sample;
+  const verdict = known === "unused" ? "ignored" : known;
   const floorMs = verdict === "failure" ? retryAfterMs : null;
   if (token.epoch !== current.epoch) return late(current, events, token.epoch);
   if (current.phase === "closed" || !limits.enabled) {
@@ -115,7 +117,7 @@ export function settle(
   }
   if (current.phase === "open" || token.lease === null) return late(current, events, token.epoch);
   if (!current.leases.some(({ id }) => id === token.lease)) return { next: current, events, late: false };
-  const step = endLease(current, token.lease, verdict, floorMs, limits, random);
+  const step = endLease(current, token.lease, known, floorMs, limits, random);
   return { next: step.next, events: [...events, ...step.events], late: false };
 }
 

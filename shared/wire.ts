@@ -177,6 +177,17 @@ export type Caption = z.output<typeof captionSchema>;
 export const stageTimingsSchema = z.object({ decode: milliseconds, encode: milliseconds, generate: milliseconds });
 export type StageTimings = z.output<typeof stageTimingsSchema>;
 
+/** A picture's unit vector, to find pictures like it by. */
+export const sidecarVectorSchema = z.object({
+  /** Encoder id, `name@fingerprint`: vectors of different ids are never compared. */
+  encoder: z.string(),
+  /** Least cosine at which this encoder's vectors mean the same picture; null = its manifest names none. */
+  floor: z.number().min(0).max(1).nullable(),
+  /** Little-endian float32 in standard base64. */
+  base64: z.string(),
+});
+export type SidecarVector = z.output<typeof sidecarVectorSchema>;
+
 /** The sidecar's answer to `POST /v1/caption` when LM Studio gave words. */
 export const sidecarCaptionSchema = z.object({
   caption: z.string().min(1),
@@ -187,6 +198,9 @@ export const sidecarCaptionSchema = z.object({
   image: imageInfoSchema,
   tags: z.array(tagSchema),
   evidence: evidenceSchema.nullable(),
+  vector: sidecarVectorSchema.nullable(),
+  /** Another call for the same picture, prompt, options and tenant was under way and its answer is shared. */
+  collapsed: z.boolean(),
   usage: usageSchema,
   timings_ms: stageTimingsSchema,
 });
@@ -197,6 +211,7 @@ export const sidecarFailureSchema = z.object({
   error: errorBodySchema,
   image: imageInfoSchema.nullable(),
   evidence: evidenceSchema.nullable(),
+  vector: sidecarVectorSchema.nullable(),
   timings_ms: stageTimingsSchema,
 });
 export type SidecarFailure = z.output<typeof sidecarFailureSchema>;
@@ -206,8 +221,9 @@ export const sidecarEmbeddingSchema = z.object({
   /** Encoder id, `name@fingerprint`: vectors of different ids are never compared. */
   model: z.string(),
   dimensions: z.int().min(1),
-  /** Little-endian float32 in the order of the vector, as JSON numbers. */
   embedding: z.array(z.number()),
+  /** As in `vector.floor`. */
+  similarity_floor: z.number().min(0).max(1).nullable(),
   image: imageInfoSchema,
   tags: z.array(tagSchema),
   evidence: evidenceSchema.nullable(),

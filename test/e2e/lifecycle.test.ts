@@ -6,6 +6,7 @@ import { test } from "node:test";
 import { temporaryFolder } from "../kit/folders.ts";
 import { scene } from "../kit/images.ts";
 import { descendantsOf, gone } from "../kit/processes.ts";
+import type { Script } from "../kit/lm-studio/modes.ts";
 import { startWhole } from "../kit/stack.ts";
 
 const script = (name: string): string => new URL(`../../scripts/${name}.ts`, import.meta.url).pathname;
@@ -89,7 +90,8 @@ test("start that is killed by force leaves nobody behind", async () => {
 });
 
 test("the sidecar killed at work: its caller gets a typed error, it comes back, and the next picture is served", async () => {
-  await using whole = await startWhole({ chat: { kind: "stream", pauses: [{ at: "role", gate: "go" }] } });
+  const script: Script = { chat: { kind: "stream", pauses: [{ at: "role", gate: "go" }] } };
+  await using whole = await startWhole(script, { retry_max_attempts: 1 });
   const png = new Uint8Array(await scene());
   const ask = (): Promise<Response> =>
     fetch(`${whole.stack.edgeUrl}/v1/captions`, {

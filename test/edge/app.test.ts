@@ -18,6 +18,9 @@ const post = (
 const result = (status: number, body: unknown): string =>
   `event: accepted\ndata: {}\n\n: working\n\nevent: result\ndata: ${JSON.stringify({ status, body })}\n\n`;
 
+/** One call a request: what a failure means by itself. */
+const once = { PIXEL_LLM_RETRY_MAX_ATTEMPTS: "1" };
+
 async function errorOf(response: Response): Promise<ErrorBody> {
   return errorBodySchema.parse(((await response.json()) as { error: unknown }).error);
 }
@@ -103,6 +106,24 @@ const outcomes: readonly [string, Parameters<typeof startEdgeKit>[0], number, st
     "ERR_API_OVERLOAD",
   ],
   [
+    "refuses our signature without a word",
+    () => Promise.resolve(new Response(null, { status: 401, headers: { "x-pixel-llm-sidecar": "1" } })),
+    502,
+    "ERR_API_UNAUTHORIZED",
+  ],
+  [
+    "does not know the route",
+    () => Promise.resolve(marked(failureBody("ERR_NOT_FOUND"), 404)),
+    502,
+    "ERR_API_INVALID_RESPONSE",
+  ],
+  [
+    "speaks of a rate limit",
+    () => Promise.resolve(marked(failureBody("ERR_API_RATE_LIMIT"), 429)),
+    503,
+    "ERR_API_RATE_LIMIT",
+  ],
+  [
     "says that the picture is broken",
     () => Promise.resolve(marked(failureBody("ERR_ENC_INVALID_INPUT"), 422)),
     422,
@@ -113,14 +134,14 @@ const outcomes: readonly [string, Parameters<typeof startEdgeKit>[0], number, st
 for (const [name, box, status, code] of outcomes) {
   test(`when the box ${name}, the caller gets ${status} ${code}`, async () => {
     const kit = startEdgeKit(box);
-    const response = await kit.send("/v1/captions?fallback=none", post());
+    const response = await kit.send("/v1/captions?fallback=none", post(), once);
     assert.deepEqual([response.status, (await errorOf(response)).code, kit.calls.length], [status, code, 1]);
     assert.ok(!kit.lines.join("").includes("<html>"));
   });
 }
 
 test("a box that gives no head in time is ERR_CONN_TIMEOUT; one that gives no result in time is ERR_TIMEOUT_REQUEST", async () => {
-  const env = { PIXEL_LLM_TIMEOUT_SECONDS: "0.4", PIXEL_LLM_TIMEOUT_CONNECT_SECONDS: "0.1" };
+  const env = { ...once, PIXEL_LLM_TIMEOUT_SECONDS: "0.4", PIXEL_LLM_TIMEOUT_CONNECT_SECONDS: "0.1" };
   const first = await startEdgeKit(silence).send("/v1/captions?fallback=none", post(), env);
   const stalled = startEdgeKit((_, init) => {
     const body = new ReadableStream({
@@ -167,6 +188,7 @@ const ladder: readonly [
                 model: "e",
                 dimensions: 1,
                 embedding: [1],
+                similarity_floor: null,
                 image: liveBody.image,
                 tags: [],
                 evidence: blueEvidence,
@@ -215,7 +237,7 @@ const ladder: readonly [
 
 for (const [name, query, env, box, status, source] of ladder) {
   test(`ladder: ${name}`, async () => {
-    const response = await startEdgeKit(box).send(`/v1/captions${query}`, post(), env);
+    const response = await startEdgeKit(box).send(`/v1/captions${query}`, post(), { ...once, ...env });
     const body = (await response.json()) as { source?: string; degraded?: boolean; cause?: unknown };
     assert.deepEqual([response.status, body.source ?? null], [status, source]);
     if (source !== null) {
@@ -339,6 +361,36 @@ test("a bad configuration answers 500 and tells only the log", async () => {
   assert.deepEqual([response.status, (await errorOf(response)).details], [500, {}]);
   assert.match(kit.lines.join(""), /top_p = 9/);
 });
+
+for (const status of [302, 401, 403]) {
+  test(`a login in front of the box that answers ${status} is logged as misconfiguration`, async () => {
+    const kit = startEdgeKit(() => Promise.resolve(new Response("<html>", { status })));
+    const error = await errorOf(await kit.send("/v1/captions?fallback=none", post()));
+    assert.deepEqual([error.code, error.details["kind"]], ["ERR_CONN_UNAVAILABLE", "access"]);
+    assert.match(kit.lines.join(""), /misconfiguration: a login/);
+  });
+}
+
+test("readiness names our signature when the box refuses it", async () => {
+  const kit = startEdgeKit(() => Promise.resolve(marked(failureBody("ERR_API_UNAUTHORIZED"), 401)));
+  const response = await kit.send("/readyz");
+  const { dependencies } = (await response.json()) as { dependencies: Record<string, { code: string }> };
+  assert.deepEqual([response.status, dependencies["sidecar"]?.code], [503, "ERR_API_UNAUTHORIZED"]);
+});
+
+const embeddingRefusals: readonly [string, object, string][] = [
+  ["both `input` and `image`", { input: "aGk=", image: "aGk=" }, "image"],
+  ["plain text", { input: "a plain text" }, "input"],
+  ["plain text that happens to be base64", { input: "word" }, "input"],
+];
+
+for (const [name, body, param] of embeddingRefusals) {
+  test(`embeddings refuse ${name} by the key's name`, async () => {
+    const headers = { "content-type": "application/json" };
+    const response = await startEdgeKit(silence).send("/v1/embeddings", post(JSON.stringify(body), headers));
+    assert.deepEqual([response.status, (await errorOf(response)).param], [400, param]);
+  });
+}
 
 test("readiness is 503 with the dependency's code when LM Studio is down, and says who is down", async () => {
   const down = { status: "down", detail: "LM Studio does not answer.", code: "ERR_CONN_REFUSED" };

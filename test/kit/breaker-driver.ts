@@ -6,6 +6,7 @@ import {
   type Admission,
   type BreakerEvent,
   type BreakerState,
+  type Ending,
   type Sample,
   type Token,
 } from "../../shared/breaker-state.ts";
@@ -82,7 +83,7 @@ export class BreakerDriver {
     return verdict.token;
   }
 
-  end(token: Token, sample: Sample, retryAfterMs: number | null = null): boolean {
+  end(token: Token, sample: Ending, retryAfterMs: number | null = null): boolean {
     return this.keep(settle(this.state, token, sample, this.now, this.limits, () => this.u, retryAfterMs)).late;
   }
 

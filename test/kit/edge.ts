@@ -1,5 +1,5 @@
 import { createApp } from "../../edge/app.ts";
-import type { Deps } from "../../edge/deps.ts";
+import type { Deps, Objects } from "../../edge/deps.ts";
 import { describe } from "../../shared/describe.ts";
 import type { SidecarCaption, SidecarFailure } from "../../shared/wire.ts";
 import { blueEvidence } from "./evidence.ts";
@@ -28,6 +28,8 @@ export const liveBody: SidecarCaption = {
   image,
   tags: describe(blueEvidence).tags,
   evidence: blueEvidence,
+  vector: null,
+  collapsed: false,
   usage: { prompt_tokens: 1, completion_tokens: 1, total_tokens: 2 },
   timings_ms: timings,
 };
@@ -38,6 +40,7 @@ export function failureBody(code: ErrorCode, evidence: SidecarFailure["evidence"
     error: errorBody(new PixelLLMError(code), "r"),
     image: evidence === null ? null : image,
     evidence,
+    vector: null,
     timings_ms: timings,
   };
 }
@@ -53,7 +56,10 @@ export function events(text: string): Response {
 }
 
 /** Starts an app whose calls to the box are answered by `box`; an answer may also be an error to throw, or never come. */
-export function startEdgeKit(box: (call: SeenCall, init: RequestInit) => Promise<Response>): EdgeKit {
+export function startEdgeKit(
+  box: (call: SeenCall, init: RequestInit) => Promise<Response>,
+  objects: Objects | null = null,
+): EdgeKit {
   const calls: SeenCall[] = [];
   const lines: string[] = [];
   const deps: Deps = {
@@ -74,6 +80,7 @@ export function startEdgeKit(box: (call: SeenCall, init: RequestInit) => Promise
       if (!/^[A-Za-z0-9+/]*={0,2}$/.test(text) || text.length % 4 !== 0) throw new SyntaxError("not base64");
       return new Uint8Array(Buffer.from(text, "base64"));
     },
+    openObjects: () => objects,
     version: "test",
   };
   const app = createApp(deps);

@@ -246,6 +246,16 @@ test("low traffic alone never re-opens: two probes without a verdict in a year",
   assert.equal(breaker.ask().admitted, true);
 });
 
+test("a lease that is given back unused brings the stall no nearer, however often", () => {
+  const [breaker, first] = probing({ halfOpenMaxCalls: 1 });
+  breaker.end(first, "unused");
+  for (let second = 0; second < 300; second += 1) {
+    breaker.pass(1000);
+    breaker.end(breaker.take(), "unused");
+  }
+  assert.deepEqual([breaker.look().phase, breaker.state.counts.ignored], ["half_open", 301]);
+});
+
 test("the last of too many probes without a verdict, after the time for one, opens as of its end", () => {
   const [breaker, first] = probing({ halfOpenMaxCalls: 2 });
   breaker.end(first, "ignored");

@@ -1,15 +1,26 @@
-/** One way to be wrong: a piece of source that stands once in its file, what stands there instead, and the laws it breaks. */
-export type Patch = { wrong: string; file: string; from: string; to: string; laws: readonly string[] };
+import type { Patch } from "./patch.ts";
+import { breakerPatches } from "./patches/breaker.ts";
+import { cachePatches } from "./patches/cache.ts";
+import { edgePatches } from "./patches/edge.ts";
+import { libraryPatches } from "./patches/library.ts";
+import { retryPatches } from "./patches/retry.ts";
 
-const sleep = ["test/shared/sleep.test.ts"];
-
-/** Breakers, loops and caches wrong in one way each. */
-export const patches: readonly Patch[] = [
+const sleepPatches: readonly Patch[] = [
   {
     wrong: "loop: a wait longer than a timer can hold ends at once",
     file: "shared/sleep.ts",
     from: "Math.min(longestTimerMs, Math.ceil(leftMs))",
     to: "Math.ceil(leftMs)",
-    laws: sleep,
+    laws: ["test/shared/sleep.test.ts"],
   },
+];
+
+/** Breakers, loops, caches and queues wrong in one way each. */
+export const patches: readonly Patch[] = [
+  ...sleepPatches,
+  ...breakerPatches,
+  ...retryPatches,
+  ...libraryPatches,
+  ...cachePatches,
+  ...edgePatches,
 ];

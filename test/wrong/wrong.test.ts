@@ -7,7 +7,8 @@ import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { temporaryFolder } from "../kit/folders.ts";
-import { patches, type Patch } from "./patches.ts";
+import type { Patch } from "./patch.ts";
+import { patches } from "./patches.ts";
 
 const root = fileURLToPath(new URL("../../", import.meta.url));
 const rooms = ["shared", "edge", "sidecar", "scripts", "test", "package.json"];

@@ -1,0 +1,133 @@
+import type { Patch } from "../patch.ts";
+
+const library = ["test/sidecar/hybrid-pixel-llm.test.ts"];
+
+/** The library wrong in one way each. */
+export const libraryPatches: readonly Patch[] = [
+  {
+    wrong: "library: a fallback answer is stored",
+    file: "sidecar/hybrid-pixel-llm.ts",
+    from: "    counts.standIns += 1;\n",
+    to: '    counts.standIns += 1;\n    kept.put(key, { caption: stand.caption, tags: stand.tags, image: picture, model: "", route: "tags" }, now());\n',
+    laws: library,
+  },
+  {
+    wrong: "library: a fallback answer is counted as a success",
+    file: "sidecar/hybrid-pixel-llm.ts",
+    from: "    counts.standIns += 1;\n",
+    to: "    counts.live += 1;\n",
+    laws: library,
+  },
+  {
+    wrong: "library: an answer cut by its length is stored",
+    file: "sidecar/hybrid-pixel-llm.ts",
+    from: 'if (mayStore({ ...result.value, source: "lm_studio" }, false)) {',
+    to: 'if (model !== "") {',
+    laws: library,
+  },
+  {
+    wrong: "library: a key without the seed, where `0` is unset",
+    file: "sidecar/hybrid-options.ts",
+    from: "    seed,\n  };",
+    to: "    seed: seed === null || seed === 0 ? null : seed,\n  };",
+    laws: library,
+  },
+  {
+    wrong: "library: a key without the prompt",
+    file: "sidecar/hybrid-options.ts",
+    from: "prompt: options.prompt ?? null,",
+    to: "prompt: null,",
+    laws: library,
+  },
+  {
+    wrong: "library: a caption kept for ever",
+    file: "sidecar/hybrid-pixel-llm.ts",
+    from: "ttlMs: keptMs,",
+    to: "ttlMs: keptMs * 1e9,",
+    laws: library,
+  },
+  {
+    wrong: "library: the cache cannot be switched off",
+    file: "sidecar/hybrid-pixel-llm.ts",
+    from: "config.fallback_cache_enabled ? config.fallback_cache_max_size : 0",
+    to: "config.fallback_cache_max_size",
+    laws: library,
+  },
+  {
+    wrong: "library: the caller's own faults climb the ladder",
+    file: "sidecar/hybrid-pixel-llm.ts",
+    from: "if (!entersLadder(cause.code)) throw cause;",
+    to: "",
+    laws: library,
+  },
+  {
+    wrong: "library: no budget",
+    file: "sidecar/hybrid-pixel-llm.ts",
+    from: "return step.taken;",
+    to: "return true;",
+    laws: library,
+  },
+  {
+    wrong: "library: no breaker in front of LM Studio",
+    file: "sidecar/local-breaker.ts",
+    from: "if (verdict.admitted) return { admitted: true, permit: verdict.token };",
+    to: "return { admitted: true, permit: verdict.admitted ? verdict.token : { epoch: state.epoch, lease: null } };\n      if (verdict.admitted) throw new Error();",
+    laws: library,
+  },
+  {
+    wrong: "library: the refusal does not say how many failures",
+    file: "sidecar/local-breaker.ts",
+    from: "failure_count: failuresOf(state),",
+    to: "failure_count: 0,",
+    laws: library,
+  },
+  {
+    wrong: "library: opens an engine for each call",
+    file: "sidecar/hybrid-pixel-llm.ts",
+    from: "opening ??= open(",
+    to: "opening = open(",
+    laws: library,
+  },
+  {
+    wrong: "library: what could not open is never tried again",
+    file: "sidecar/hybrid-pixel-llm.ts",
+    from: "      opening = null;\n",
+    to: "",
+    laws: library,
+  },
+  {
+    wrong: "library: an unknown option is ignored",
+    file: "sidecar/hybrid-options.ts",
+    from: 'name !== "signal" && value !== undefined',
+    to: "Object.hasOwn(names, name) && value !== undefined",
+    laws: library,
+  },
+  {
+    wrong: "library: a frame of rank 2 is taken for grey",
+    file: "sidecar/raw-frame.ts",
+    from: "const { data, width, height, channels } = value as Readonly<Record<string, unknown>>;",
+    to: "const { data, width, height, channels = 1 } = value as Readonly<Record<string, unknown>>;",
+    laws: library,
+  },
+  {
+    wrong: "library: batch results in order of completion",
+    file: "sidecar/hybrid-pixel-llm.ts",
+    from: "items[at] = { ok: true, caption: await generate(image, options) };",
+    to: "const caption = await generate(image, options);\n            items.push({ ok: true, caption });",
+    laws: library,
+  },
+  {
+    wrong: "library: concurrency without bound",
+    file: "sidecar/hybrid-pixel-llm.ts",
+    from: "Math.min(concurrency, images.length)",
+    to: "images.length",
+    laws: library,
+  },
+  {
+    wrong: "library: reset forgets the counts by code",
+    file: "sidecar/hybrid-pixel-llm.ts",
+    from: "      counts = noCounts();\n    },",
+    to: "      counts = { ...noCounts(), errors: counts.errors };\n    },",
+    laws: library,
+  },
+];
