@@ -86,6 +86,7 @@ export async function askBox<T extends object>(
     observe: (event) => logEvent(scope, event),
     observerFailed: (exception) => scope.log("ERROR", "observer failed", { exception }),
   });
+  scope.facts.attempts += result.attempts;
   if (result.ok) return { ok: true, value: result.value, attempts: result.attempts };
   const { error, attempts, repeat, cancelled } = result;
   return { ok: false, error, attempts, repeat, reachable, cancelled, seen };

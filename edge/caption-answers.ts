@@ -2,7 +2,7 @@ import type { CacheEntry } from "../shared/cache-entry.ts";
 import { renderCacheStatus, type CacheStatus } from "../shared/cache-status.ts";
 import { errorBody, type PixelLLMError } from "../shared/errors.ts";
 import { newCaptionId } from "../shared/ids.ts";
-import type { Caption, SidecarCaption } from "../shared/wire.ts";
+import type { Caption, SidecarCaption, StageTimings } from "../shared/wire.ts";
 import { jsonAnswer } from "./answers.ts";
 import type { CallerImage } from "./caller-image.ts";
 import type { LadderAnswer } from "./ladder.ts";
@@ -21,70 +21,72 @@ export function captionAnswer(caption: Caption, status: CacheStatus, ageSeconds:
 
 /** LM Studio's words for this picture. */
 export function liveCaption(scope: Scope, live: SidecarCaption, attempts: number): Caption {
-  return {
-    ...begin(scope, "lm_studio", attempts),
-    caption: live.caption,
-    degraded: false,
-    route: live.route,
-    model: live.model,
-    tags: live.tags,
-    image: live.image,
-    cause: null,
-    usage: live.usage,
-    timings_ms: { ...live.timings_ms, total: elapsedMs(scope) },
-  };
-}
-
-/** A fresh stored caption: as good as a live one, and nothing was asked. */
-export function storedCaption(scope: Scope, { caption, tags, image, model, route }: CacheEntry): Caption {
-  return {
-    ...begin(scope, "cache", 0),
+  const { caption, route, model, tags, image, usage, timings_ms: timings } = live;
+  return assemble(scope, {
     caption,
+    source: "lm_studio",
     degraded: false,
     route,
     model,
     tags,
     image,
+    attempts,
+    cause: null,
+    usage,
+    timings,
+  });
+}
+
+/** A fresh stored caption: as good as a live one, and nothing was asked. */
+export function storedCaption(scope: Scope, { caption, tags, image, model, route }: CacheEntry): Caption {
+  return assemble(scope, {
+    caption,
+    source: "cache",
+    degraded: false,
+    route,
+    model,
+    tags,
+    image,
+    attempts: 0,
     cause: null,
     usage: noUsage,
-    timings_ms: { ...noTime, total: elapsedMs(scope) },
-  };
+    timings: noTime,
+  });
 }
 
 /** What a rung answered with, and the failure that made it so. */
 export function degradedCaption(
   scope: Scope,
-  { image, hash }: { image: CallerImage; hash: string },
-  answered: LadderAnswer,
+  { image: { format, width, height }, hash }: { image: CallerImage; hash: string },
+  { source, caption, tags, image, timings, stored }: LadderAnswer,
   cause: PixelLLMError,
   attempts: number,
 ): Caption {
-  const { format, width, height } = image;
-  return {
-    ...begin(scope, answered.source, attempts),
-    caption: answered.caption,
+  return assemble(scope, {
+    caption,
+    source,
     degraded: true,
-    route: answered.stored?.route ?? null,
-    model: answered.stored?.model ?? null,
-    tags: answered.tags,
-    image: answered.image ?? { format, width, height, sha256: hash },
+    route: stored?.route ?? null,
+    model: stored?.model ?? null,
+    tags,
+    image: image ?? { format, width, height, sha256: hash },
+    attempts,
     cause: errorBody(cause, scope.requestId),
     usage: noUsage,
-    timings_ms: { ...answered.timings, total: elapsedMs(scope) },
+    timings,
+  });
+}
+
+type Words = Omit<Caption, "id" | "object" | "created" | "timings_ms"> & { timings: StageTimings };
+
+/** The contract's object, its keys in the contract's order. */
+function assemble(scope: Scope, { timings, ...words }: Words): Caption {
+  scope.facts.source = words.source;
+  return {
+    id: newCaptionId(scope.deps.random),
+    object: "caption",
+    created: Math.floor(scope.deps.now() / 1000),
+    ...words,
+    timings_ms: { ...timings, total: Math.max(0, Math.round(scope.deps.now() - scope.startedMs)) },
   };
-}
-
-function begin<Source extends Caption["source"]>(
-  scope: Scope,
-  source: Source,
-  attempts: number,
-): Pick<Caption, "id" | "object" | "created" | "attempts"> & { source: Source } {
-  scope.facts.source = source;
-  scope.facts.attempts = attempts;
-  const created = Math.floor(scope.deps.now() / 1000);
-  return { id: newCaptionId(scope.deps.random), object: "caption", created, source, attempts };
-}
-
-function elapsedMs(scope: Scope): number {
-  return Math.max(0, Math.round(scope.deps.now() - scope.startedMs));
 }
