@@ -1,5 +1,6 @@
 import { Hono, type Context } from "hono";
 import { HTTPException } from "hono/http-exception";
+import { readBreakerLimits } from "../shared/breaker-limits.ts";
 import { PixelLLMError, toPixelLLMError } from "../shared/errors.ts";
 import { readRequestId, readTraceParent } from "../shared/ids.ts";
 import { errorAnswer, finishAnswer, jsonAnswer } from "./answers.ts";
@@ -63,8 +64,8 @@ export function createApp(deps: Deps): Hono<AppEnv> {
     if (c.req.path.startsWith("/v1/")) breakers.refresh();
     const { cacheEpoch } = breakers.view();
     if (cacheEpoch !== null) isolate.cache.setEpoch(cacheEpoch);
-    const slow = config.circuit_breaker_slow_call_seconds;
-    const sampling = { timeoutMs: config.timeout_seconds * 1000, slowCallMs: slow === null ? null : slow * 1000 };
+    const { slowCallMs, probeTimeoutMs } = readBreakerLimits(config);
+    const sampling = { timeoutMs: config.timeout_seconds * 1000, slowCallMs, probeTimeoutMs };
     const gates = {
       caption: createAttemptGate(breakers, sampling),
       evidence: createEvidenceGate(breakers, sampling),

@@ -5,6 +5,9 @@ import type { Config } from "../shared/config.ts";
 import { samplesOf, type AttemptFacts, type SampleLimits } from "../shared/samples.ts";
 import type { Breakers, BreakerToken } from "./breakers.ts";
 
+/** What attempts are judged by; `probeTimeoutMs` is the time a probe has. */
+export type GateLimits = SampleLimits & { probeTimeoutMs: number };
+
 /** What one attempt holds of the breakers; null = that one was not asked. */
 export type AttemptPermit = { sidecar: BreakerToken; lmStudioApi: BreakerToken | null };
 
@@ -12,7 +15,7 @@ export type AttemptPermit = { sidecar: BreakerToken; lmStudioApi: BreakerToken |
  * Both breakers before one attempt, `sidecar` first; each gets at most one sample. Where the second refuses, the first
  * one's token goes back without a verdict.
  */
-export function createAttemptGate(breakers: Breakers, limits: SampleLimits): Gate<AttemptPermit> {
+export function createAttemptGate(breakers: Breakers, limits: GateLimits): Gate<AttemptPermit> {
   return {
     async admit() {
       const sidecar = await breakers.admit("sidecar");
@@ -32,7 +35,7 @@ export function createAttemptGate(breakers: Breakers, limits: SampleLimits): Gat
 }
 
 /** The one breaker before a call that needs the encoder alone. */
-export function createEvidenceGate(breakers: Breakers, limits: SampleLimits): Gate<AttemptPermit> {
+export function createEvidenceGate(breakers: Breakers, limits: GateLimits): Gate<AttemptPermit> {
   return {
     async admit() {
       const sidecar = await breakers.admit("sidecar");
@@ -44,15 +47,20 @@ export function createEvidenceGate(breakers: Breakers, limits: SampleLimits): Ga
 }
 
 /** Longest time a call with this permit may take, in ms: a probe's deadline is its own; null = the request's. */
-export function probeLimitMs({ sidecar, lmStudioApi }: AttemptPermit, config: Config): number | null {
-  const isProbe = [sidecar, lmStudioApi].some(
-    (token) => token !== null && (token.upstream !== null || (token.own?.lease ?? null) !== null),
-  );
-  return isProbe ? readBreakerLimits(config).probeTimeoutMs : null;
+export function probeLimitMs(permit: AttemptPermit, config: Config): number | null {
+  return isProbe(permit) ? readBreakerLimits(config).probeTimeoutMs : null;
 }
 
-function settlePermit(breakers: Breakers, permit: AttemptPermit, facts: AttemptFacts, limits: SampleLimits): void {
-  const samples = samplesOf(facts, limits);
+function isProbe({ sidecar, lmStudioApi }: AttemptPermit): boolean {
+  return [sidecar, lmStudioApi].some(
+    (token) => token !== null && (token.upstream !== null || (token.own?.lease ?? null) !== null),
+  );
+}
+
+function settlePermit(breakers: Breakers, permit: AttemptPermit, facts: AttemptFacts, limits: GateLimits): void {
+  // What had less time by its own limit is judged by that one: a probe that hangs is a failure like any other.
+  const timeoutMs = isProbe(permit) ? Math.min(limits.timeoutMs, limits.probeTimeoutMs) : limits.timeoutMs;
+  const samples = samplesOf(facts, { ...limits, timeoutMs });
   const retryAfterMs = facts.ok ? null : (facts.retryAfterMs ?? null);
   const end = (name: BreakerName, token: BreakerToken, sample: Sample | null): void =>
     // An attempt that says nothing of a dependency still gives its token back.

@@ -98,7 +98,13 @@ async function probe(scope: Scope): Promise<Dependencies> {
       };
       return { sidecar: foreign, encoder: unknown, lm_studio: unknown };
     }
-    return { sidecar: { status: "ok", detail: "The sidecar answers.", code: null }, ...readiness.data.dependencies };
+    const { ready, dependencies } = readiness.data;
+    // Not ready although nothing that it stands on is down: it is stopping.
+    const stopping = !ready && dependencies.encoder.status !== "down";
+    const own: Dependency = stopping
+      ? { status: "down", detail: "The sidecar is stopping.", code: "ERR_API_OVERLOAD" }
+      : { status: "ok", detail: "The sidecar answers.", code: null };
+    return { sidecar: own, ...dependencies };
   } finally {
     limit.stop();
   }

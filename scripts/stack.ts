@@ -1,4 +1,5 @@
 import { availableParallelism } from "node:os";
+import { readConfig } from "../shared/config.ts";
 import { superviseHalf, type SupervisedHalf } from "./supervised-half.ts";
 import { buildWorkerBundle } from "./worker-bundle.ts";
 
@@ -25,7 +26,12 @@ export type StackOptions = {
   signal?: AbortSignal;
 };
 
-const graceMs = 8000;
+/** What a half gets to finish what is inside: the edge nothing of its own, the sidecar one request's time and a second. */
+const edgeGraceMs = 8000;
+const sidecarGraceMs = (environment: Readonly<Record<string, string>>): number => {
+  const reading = readConfig(environment);
+  return reading.ok ? (reading.config.timeout_seconds + 2) * 1000 : edgeGraceMs;
+};
 
 /** Starts the sidecar and then the edge that points at it; when one cannot start, the other is stopped. */
 export async function startStack(options: StackOptions): Promise<Stack> {
@@ -74,7 +80,7 @@ function startSidecar(options: Shared & { sidecarPort: number }): Promise<Superv
       // sharp decodes on libuv's threads: one a core, and it must be said before the process starts.
       UV_THREADPOOL_SIZE: String(Math.max(2, availableParallelism())),
     }),
-    graceMs,
+    graceMs: sidecarGraceMs(options.environment),
   });
 }
 
@@ -94,6 +100,6 @@ export function startEdge(
       PIXEL_LLM_SIDECAR_URL: options.sidecarUrl,
       ...(options.secret === "" ? {} : { PIXEL_LLM_SIDECAR_SECRET: options.secret }),
     }),
-    graceMs,
+    graceMs: edgeGraceMs,
   });
 }

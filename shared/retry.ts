@@ -98,7 +98,7 @@ function isVetoed({ error, attempts, repeated }: RetryQuestion): boolean {
   // A full queue does not empty for whoever asks twice, and no repeat opens a door that is locked by configuration.
   if (kind === "queue" || kind === "access") return true;
   // One picture may have ended the encoder's process: a second try is fair, a third would end it for all the others.
-  if (error.code === "ERR_ENC_FORWARD_FAILED") return repeated.includes(error.code);
+  if (kind === "host_died") return repeated.includes(error.code);
   // The GPU is still at work for the call we left.
   if (error.code === "ERR_TIMEOUT_REQUEST" && lmStudioStages.has(stage)) return true;
   if (!isLmStudioKind(kind)) return false;

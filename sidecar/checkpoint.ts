@@ -57,6 +57,12 @@ export async function readCheckpoint(path: string | null): Promise<EncoderModel>
   return describeModel(basename(path).replace(/\.onnx$/i, ""), path, [dirname(path), dirname(dirname(path))]);
 }
 
+/** Checks that a model's file is still the one that was looked at; `ERR_ENC_LOAD_FAILED` when it is gone or another. */
+export async function checkUnchanged(model: EncoderModel): Promise<void> {
+  if ((await hashFile(model.file)) === model.sha256) return;
+  throw loadFailed(model.file, "The model file is another than at the start: start the sidecar again to use it.");
+}
+
 /** `ERR_ENC_LOAD_FAILED` with a public hint; the path and the library's words go to the log. */
 export function loadFailed(file: string, hint: string, cause?: unknown): PixelLLMError {
   const words = cause instanceof Error ? `: ${cause.message}` : "";

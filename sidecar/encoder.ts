@@ -1,15 +1,18 @@
-import { fork, type ChildProcess } from "node:child_process";
 import { createHash } from "node:crypto";
-import { once } from "node:events";
-import { availableParallelism } from "node:os";
-import { PixelLLMError } from "../shared/errors.ts";
+import { PixelLLMError, isPixelLLMError } from "../shared/errors.ts";
 import type { EncoderOutputs } from "../shared/evidence.ts";
 import type { Logger } from "../shared/log.ts";
-import { canaryPictures, judgeCanary } from "./encoder-canary.ts";
-import type { HostOrder, HostReport, HostTensor } from "./encoder-protocol.ts";
-import { fitEncoder, readVector, type EncoderShape } from "./encoder-shape.ts";
-import { loadFailed, type EncoderModel } from "./checkpoint.ts";
-import { readLoadError } from "./load-error.ts";
+import { checkUnchanged, loadFailed, type EncoderModel } from "./checkpoint.ts";
+import {
+  endEncoderProcess,
+  forwardFailed,
+  hostDied,
+  openEncoderProcess,
+  runOnce,
+  type EncoderProcess,
+} from "./encoder-process.ts";
+import type { HostTensor } from "./encoder-protocol.ts";
+import { readVector, type EncoderShape } from "./encoder-shape.ts";
 import type { TensorRecipe } from "./tensor-recipe.ts";
 
 /** What one picture became. */
@@ -27,17 +30,29 @@ export type Encoder = {
   recipe: TensorRecipe;
   info(): EncoderInfo;
   state(): EncoderState;
+  /** Why it cannot run, in state `failed`: `ERR_ENC_LOAD_FAILED`. */
+  failure(): PixelLLMError | null;
+  /** Processes that were lost so far, by reason. */
+  restarts(): Readonly<Record<RestartReason, number>>;
+  /** Time until a picture that comes now would be begun, in ms. */
+  backlogMs(): number;
   /**
-   * Encodes uint8 RGB pixels prepared by `recipe`; one run at a time, in order of arrival.
-   * Errors: `ERR_ENC_FORWARD_FAILED` (the run failed, hung or lost its process), the signal's reason on abort;
-   * an aborted call that has not begun is never run.
+   * Encodes uint8 RGB pixels prepared by `recipe`; one run at a time, in order of arrival. Who waits keeps the place
+   * when the process is lost once. Errors: `ERR_ENC_FORWARD_FAILED` (the run failed, hung or lost its process, then of
+   * kind `host_died`), `ERR_API_OVERLOAD` of kind `queue` (the process will not be back within `remainingMs`),
+   * `ERR_ENC_LOAD_FAILED` (state `failed`), the signal's reason on abort; an aborted call that has not begun never runs.
    */
-  encode(pixels: Uint8Array, signal: AbortSignal): Promise<Encoding>;
+  encode(pixels: Uint8Array, signal: AbortSignal, remainingMs?: number): Promise<Encoding>;
   /** Ends the process; resolves when it is gone. */
   close(): Promise<void>;
 };
 
-export type EncoderState = "loading" | "ready" | "rebuilding" | "closed";
+/** `failed`: the model cannot be loaded again; it is tried on and on, in case the file comes back. */
+export type EncoderState = "loading" | "ready" | "rebuilding" | "failed" | "closed";
+
+/** Why a process was lost: it ended by itself, a run took too long, failed badly, or gave three vectors of no use. */
+export const restartReasons = ["died", "hung", "run_failed", "bad_output"] as const;
+export type RestartReason = (typeof restartReasons)[number];
 
 /** Facts for `/info`: what was asked for and what runs. */
 export type EncoderInfo = {
@@ -51,72 +66,135 @@ export type EncoderInfo = {
   similarity_floor: number | null;
 };
 
-type Job = { pixels: Uint8Array; resolve: (encoding: Encoding) => void; reject: (reason: unknown) => void };
-type Host = { child: ChildProcess; shape: EncoderShape };
-type RawRun = { outputs: Record<string, HostTensor>; milliseconds: number };
+/** What an encoder is started with. */
+export type EncoderOptions = {
+  model: EncoderModel;
+  logger: Logger;
+  /** Module of the process that runs it, speaking `encoder-protocol.ts`; the real host unless a test brings its own. */
+  hostModule?: URL;
+};
+
+type Job = {
+  pixels: Uint8Array;
+  /** When its caller's time is over, in ms of `performance.now`. */
+  endsAt: number;
+  /** Processes lost while it waited. */
+  losses: number;
+  resolve: (encoding: Encoding) => void;
+  reject: (reason: unknown) => void;
+};
 
 /** Part of the fingerprint: another runtime may round otherwise. */
 const runtime = "onnxruntime-node 1.30.0 cpu";
 const leastRunBudgetMs = 2000;
-const loadBudgetMs = 120_000;
+const firstPauseMs = 500;
 const longestPauseMs = 30_000;
 const rememberedRuns = 100;
-
-/** Variables a host may see: no secret of ours is among them. */
-const hostVariables = ["PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH", "SystemRoot", "CUDA_VISIBLE_DEVICES"];
+/** Vectors of no use in a row after which the session is taken for broken. */
+const badOutputLimit = 3;
 
 /** Starts an encoder: load, fit, canary; `ERR_ENC_LOAD_FAILED` says why it cannot run. */
-export async function startEncoder(options: { model: EncoderModel; logger: Logger }): Promise<Encoder> {
-  const { model, logger } = options;
+export async function startEncoder(options: EncoderOptions): Promise<Encoder> {
+  const { model, logger, hostModule = new URL("encoder-host.ts", import.meta.url) } = options;
+  const now = (): number => performance.now();
   const queue: Job[] = [];
   const runTimes: number[] = [];
+  const restarts: Record<RestartReason, number> = { died: 0, hung: 0, run_failed: 0, bad_output: 0 };
   let state: EncoderState = "loading";
-  let host: Host | null = null;
+  let failure: PixelLLMError | null = null;
+  let host: EncoderProcess | null = null;
   let running: Job | null = null;
-  let pauseMs = 500;
+  let badOutputs = 0;
+  let pauseMs = firstPauseMs;
   let pause: NodeJS.Timeout | undefined;
+  /** When the rebuild under way or planned has begun or begins, and how long the last load took. */
+  let rebuildAt = 0;
+  let loadMs: number;
 
-  const first = await openHost(model);
-  host = first.host;
-  state = "ready";
-  const { shape } = first.host;
+  const openedAt = now();
+  const first = await openEncoderProcess(model, hostModule);
+  loadMs = now() - openedAt;
+  const { shape } = first;
   const info = describeEncoder(model, shape, first.dimensions);
-  watch(first.host);
+  adopt(first);
 
-  function watch(current: Host): void {
-    current.child.once("exit", (code, signal) => {
-      if (host === current) host = null;
-      const lost = running;
-      running = null;
-      lost?.reject(forwardFailed(`the encoder process ended (${signal ?? code})`));
-      if (state === "closed") return;
-      logger.error("encoder process ended", { extra: { encoder: model.name, code, signal, next_try_ms: pauseMs } });
-      state = "rebuilding";
-      scheduleRebuild();
+  function adopt(next: EncoderProcess): void {
+    host = next;
+    state = "ready";
+    failure = null;
+    badOutputs = 0;
+    pauseMs = firstPauseMs;
+    next.child.once("exit", (code, signal) => {
+      if (host === next) lose("died", `the encoder process ended (${signal ?? code})`);
     });
   }
 
-  function scheduleRebuild(): void {
+  /** The process is not used any more: the run in it fails, who waits keeps the place once, and another is started. */
+  function lose(reason: RestartReason, words: string): void {
+    const lost = host;
+    host = null;
+    // Closed is not lost: `close` has told everybody.
+    if (lost === null || state === "closed") return;
+    lost.child.kill("SIGKILL");
+    restarts[reason] += 1;
+    running?.reject(hostDied(words));
+    running = null;
+    logger.error("encoder process lost", {
+      extra: { encoder: model.name, reason, detail: words, next_try_ms: pauseMs },
+    });
+    state = "rebuilding";
+    planRebuild();
+    for (const job of queue.splice(0)) {
+      job.losses += 1;
+      if (job.losses > 1) job.reject(forwardFailed("the encoder process was lost twice while this waited"));
+      else queue.push(job);
+    }
+    refuseLate();
+  }
+
+  function planRebuild(): void {
+    rebuildAt = now() + pauseMs;
     pause = setTimeout(() => void rebuild(), pauseMs);
     pauseMs = Math.min(longestPauseMs, pauseMs * 2);
   }
 
   async function rebuild(): Promise<void> {
+    rebuildAt = now();
     try {
-      const next = await openHost(model);
+      await checkUnchanged(model);
+      const next = await openEncoderProcess(model, hostModule);
       if (state === "closed") {
-        await endHost(next.host.child);
+        await endEncoderProcess(next.child);
         return;
       }
-      host = next.host;
-      watch(next.host);
-      state = "ready";
-      pauseMs = 500;
+      loadMs = now() - rebuildAt;
+      adopt(next);
       logger.info("encoder process is back", { extra: { encoder: model.name } });
       startNext();
     } catch (error) {
       logger.error("encoder process does not come back", { exception: error });
-      if (state !== "closed") scheduleRebuild();
+      if (state === "closed") return;
+      planRebuild();
+      if (isPixelLLMError(error) && error.code === "ERR_ENC_LOAD_FAILED") {
+        failure = error;
+        state = "failed";
+        for (const job of queue.splice(0)) job.reject(error);
+      } else {
+        refuseLate();
+      }
+    }
+  }
+
+  /** Time until the process is likely to be back, in ms; 0 while it is there. */
+  function rebuiltInMs(): number {
+    return state === "rebuilding" ? Math.max(0, rebuildAt + loadMs - now()) : 0;
+  }
+
+  function refuseLate(): void {
+    const backAt = now() + rebuiltInMs();
+    for (const job of queue.splice(0)) {
+      if (backAt > job.endsAt) job.reject(rebuilding(rebuiltInMs()));
+      else queue.push(job);
     }
   }
 
@@ -128,19 +206,29 @@ export async function startEncoder(options: { model: EncoderModel; logger: Logge
     void runJob(host, job);
   }
 
-  async function runJob(current: Host, job: Job): Promise<void> {
+  async function runJob(current: EncoderProcess, job: Job): Promise<void> {
     const budgetMs = Math.max(leastRunBudgetMs, 3 * Math.max(0, ...runTimes));
-    const watchdog = setTimeout(() => current.child.kill("SIGKILL"), budgetMs);
+    const watchdog = setTimeout(() => {
+      if (host === current) lose("hung", `a run took more than ${Math.round(budgetMs)} ms`);
+    }, budgetMs);
     try {
       const { outputs, milliseconds } = await runOnce(current.child, job.pixels);
       runTimes.push(milliseconds);
       if (runTimes.length > rememberedRuns) runTimes.shift();
       const embedding = readVector(shape, outputs);
-      if (embedding?.length !== info.dimensions)
-        throw forwardFailed("the output is not finite or not of the known size");
-      job.resolve({ embedding, outputs: model.embedded ? namedOutputs(outputs) : null, milliseconds });
+      if (embedding?.length === info.dimensions) {
+        badOutputs = 0;
+        job.resolve({ embedding, outputs: model.embedded ? namedOutputs(outputs) : null, milliseconds });
+      } else {
+        badOutputs += 1;
+        job.reject(forwardFailed("the output is not finite or not of the known size"));
+        if (badOutputs >= badOutputLimit && host === current) lose("bad_output", `${badOutputs} useless vectors`);
+      }
     } catch (error) {
       job.reject(error);
+      const sessionLost = isPixelLLMError(error) && error.details["kind"] === "host_died";
+      // A session that failed once, for want of memory above all, goes on failing.
+      if (sessionLost && host === current) lose("run_failed", "a run failed");
     } finally {
       clearTimeout(watchdog);
       if (running === job) running = null;
@@ -152,15 +240,24 @@ export async function startEncoder(options: { model: EncoderModel; logger: Logge
     recipe: shape.recipe,
     info: () => info,
     state: () => state,
-    encode(pixels, signal) {
+    failure: () => failure,
+    restarts: () => ({ ...restarts }),
+    backlogMs() {
+      const meanMs = runTimes.length === 0 ? 0 : runTimes.reduce((sum, each) => sum + each, 0) / runTimes.length;
+      return rebuiltInMs() + meanMs * (queue.length + (running === null ? 0 : 1));
+    },
+    encode(pixels, signal, remainingMs = Infinity) {
       return new Promise((resolve, reject) => {
-        if (signal.aborted || state === "closed") {
-          reject(signal.aborted ? signal.reason : forwardFailed("the encoder is closed"));
+        const refusal = signal.aborted ? signal.reason : refuse(remainingMs);
+        if (refusal !== null) {
+          reject(refusal);
           return;
         }
         const settled = (): void => signal.removeEventListener("abort", leave);
         const job: Job = {
           pixels,
+          endsAt: now() + remainingMs,
+          losses: 0,
           resolve: (encoding) => {
             settled();
             resolve(encoding);
@@ -186,89 +283,31 @@ export async function startEncoder(options: { model: EncoderModel; logger: Logge
       state = "closed";
       clearTimeout(pause);
       for (const job of queue.splice(0)) job.reject(forwardFailed("the encoder is closed"));
-      if (host !== null) await endHost(host.child);
+      if (host !== null) await endEncoderProcess(host.child);
     },
   };
-}
 
-/** Forks a host, loads the model, fits it and runs the canary; a failure ends the process it started. */
-async function openHost(model: EncoderModel): Promise<{ host: Host; dimensions: number }> {
-  const env = Object.fromEntries(
-    hostVariables.flatMap((name) => (process.env[name] === undefined ? [] : [[name, process.env[name]]])),
-  );
-  const child = fork(new URL("encoder-host.ts", import.meta.url), { env, serialization: "advanced", execArgv: [] });
-  try {
-    // Half a machine's cores would idle while pictures are decoded on the others; one stays free for serving.
-    send(child, { kind: "load", file: model.file, threads: Math.max(1, availableParallelism() - 1) });
-    const loaded = await nextReport(child, loadBudgetMs);
-    if (loaded.kind === "load_failed") throw readLoadError(model.file, loaded.text);
-    if (loaded.kind !== "loaded") throw loadFailed(model.file, "The encoder process answered out of turn.");
-    const shape = fitEncoder(model, loaded.inputs, loaded.outputs);
-    send(child, { kind: "feed", feed: shape.feed, outputs: shape.fetch });
-    const vectors: (Float32Array | null)[] = [];
-    for (const pixels of canaryPictures(shape.recipe.width, shape.recipe.height)) {
-      vectors.push(readVector(shape, (await canaryRun(child, pixels, model.file)).outputs));
+  function refuse(remainingMs: number): unknown {
+    switch (state) {
+      case "closed":
+        return forwardFailed("the encoder is closed");
+      case "failed":
+        return failure ?? loadFailed(model.file, "The model cannot be loaded.");
+      case "rebuilding":
+        return rebuiltInMs() > remainingMs ? rebuilding(rebuiltInMs()) : null;
+      case "loading":
+      case "ready":
+        return null;
     }
-    const verdict = judgeCanary(vectors);
-    if (!verdict.ok) throw loadFailed(model.file, verdict.hint);
-    return { host: { child, shape }, dimensions: verdict.dimensions };
-  } catch (error) {
-    await endHost(child);
-    throw error;
   }
 }
 
-async function canaryRun(child: ChildProcess, pixels: Uint8Array, file: string): Promise<RawRun> {
-  try {
-    return await runOnce(child, pixels);
-  } catch (error) {
-    throw loadFailed(file, "The model loads, but does not run on a test picture.", error);
-  }
-}
-
-let lastRunId = 0;
-
-async function runOnce(child: ChildProcess, pixels: Uint8Array): Promise<RawRun> {
-  lastRunId += 1;
-  const id = lastRunId;
-  const answer = nextReport(child, null);
-  send(child, { kind: "run", id, pixels });
-  const report = await answer;
-  if (report.kind === "run_failed") throw forwardFailed(report.text);
-  if (report.kind !== "result" || report.id !== id) throw forwardFailed("the encoder process answered out of turn");
-  return report;
-}
-
-/** The next message of a host; `ERR_ENC_FORWARD_FAILED` when it ends, or stays silent past the limit, before one. */
-function nextReport(child: ChildProcess, limitMs: number | null): Promise<HostReport> {
-  return new Promise((resolve, reject) => {
-    const timer =
-      limitMs === null
-        ? undefined
-        : setTimeout(() => settle(() => reject(forwardFailed("no answer in time"))), limitMs);
-    const answer = (report: HostReport): void => settle(() => resolve(report));
-    const ended = (): void => settle(() => reject(forwardFailed("the encoder process ended")));
-    const settle = (act: () => void): void => {
-      clearTimeout(timer);
-      child.off("message", answer);
-      child.off("exit", ended);
-      act();
-    };
-    child.once("message", answer);
-    child.once("exit", ended);
+function rebuilding(backInMs: number): PixelLLMError {
+  return new PixelLLMError("ERR_API_OVERLOAD", {
+    hint: "The encoder is being started again.",
+    retryAfterSeconds: backInMs / 1000,
+    details: { kind: "queue", reason: "late" },
   });
-}
-
-function send(child: ChildProcess, order: HostOrder): void {
-  // A channel that has just closed is told by the exit event, which every wait listens to.
-  if (child.connected) child.send(order, () => undefined);
-}
-
-async function endHost(child: ChildProcess): Promise<void> {
-  if (child.exitCode !== null || child.signalCode !== null) return;
-  const gone = once(child, "exit");
-  child.kill("SIGKILL");
-  await gone;
 }
 
 function describeEncoder(model: EncoderModel, { feed, vector }: EncoderShape, dimensions: number): EncoderInfo {
@@ -286,8 +325,4 @@ function describeEncoder(model: EncoderModel, { feed, vector }: EncoderShape, di
 
 function namedOutputs(outputs: Readonly<Record<string, HostTensor>>): EncoderOutputs {
   return Object.fromEntries(Object.entries(outputs).map(([name, { data }]) => [name, data]));
-}
-
-function forwardFailed(detail: string): PixelLLMError {
-  return new PixelLLMError("ERR_ENC_FORWARD_FAILED", { detail, retryAfterSeconds: 1 });
 }

@@ -1,39 +1,29 @@
+import { createHash } from "node:crypto";
+import { drainingRetryMs } from "../shared/admission.ts";
 import { rewriteMessages, type ChatRequest } from "../shared/chat.ts";
 import type { Config } from "../shared/config.ts";
-import { describe } from "../shared/describe.ts";
-import { errorBody, PixelLLMError, toPixelLLMError } from "../shared/errors.ts";
-import { readEvidence, type Evidence, type Tag } from "../shared/evidence.ts";
+import { toPixelLLMError } from "../shared/errors.ts";
 import type { Logger } from "../shared/log.ts";
 import {
   settleGeneration,
   type CaptionOptions,
   type ImageFormat,
-  type ImageInfo,
   type SidecarCaption,
   type SidecarEmbedding,
-  type SidecarFailure,
   type SidecarInfo,
   type SidecarReadiness,
-  type StageTimings,
 } from "../shared/wire.ts";
-import { openDeadline, type Deadline } from "./deadline.ts";
-import type { Encoder } from "./encoder.ts";
+import { refusalError, type Admission, type AdmissionView } from "./admission.ts";
+import { createBounds, report, type EngineCall, type Outcome } from "./bounded-work.ts";
+import { createCoalescing } from "./coalescing.ts";
+import { restartReasons, type Encoder, type RestartReason } from "./encoder.ts";
 import type { DecodedImage, DecodeRequest } from "./image.ts";
-import { jpegDataUri, type LmStudio } from "./lm-studio/client.ts";
-import { metricStages, type Metrics } from "./metrics.ts";
+import { jpegDataUri, type Asker, type LmStudio } from "./lm-studio/client.ts";
 import type { Completion } from "./lm-studio/completion.ts";
-
-/** A picture whose header was checked, and the time its caller gives us. */
-export type EngineCall = {
-  bytes: Uint8Array;
-  format: ImageFormat;
-  /** Lower-case hex of the bytes' sha-256. */
-  sha256: string;
-  remainingMs: number;
-  /** Aborted when the caller leaves. */
-  signal: AbortSignal;
-  requestId: string;
-};
+import type { Metrics } from "./metrics.ts";
+import { createQuarantine } from "./quarantine.ts";
+import { createEye, elapsed, floorOf, vectorIdOf, type Sight } from "./sight.ts";
+import type { WorkTime } from "./work-time.ts";
 
 /** A checked chat and the time it may take; `image` is the picture in it. */
 export type EngineChat = {
@@ -41,11 +31,9 @@ export type EngineChat = {
   image: { bytes: Uint8Array; format: ImageFormat } | null;
   remainingMs: number;
   signal: AbortSignal;
+  tenant?: string | undefined;
   onText: (text: string) => void;
 };
-
-/** An answer with its HTTP status. */
-export type Outcome<Body> = { status: number; body: Body | SidecarFailure };
 
 /** What the engine is built over. */
 export type EngineParts = {
@@ -57,6 +45,8 @@ export type EngineParts = {
   embedded: Encoder;
   /** The owner's encoder; null = the embedded one gives the vectors too. */
   checkpoint: Encoder | null;
+  /** The door, and the line in which `lmStudio` lets calls wait. */
+  admission: Admission;
   lmStudio: LmStudio;
   logger: Logger;
   metrics: Metrics;
@@ -64,210 +54,211 @@ export type EngineParts = {
   now: () => number;
 };
 
-/** Bytes to evidence to caption, one call at a time per picture, bounded by `max_queue` pictures inside. */
+/** What can be counted of an engine. */
+export type EngineFigures = AdmissionView & {
+  /** Callers who wait for an answer now, those of shared work among them. */
+  callers: number;
+  /** Calls that were given another's answer, so far. */
+  coalesced: number;
+  /** Pictures put away now. */
+  quarantined: number;
+  encoder_restarts: Record<RestartReason, number>;
+};
+
+/** Bytes to evidence to caption, bounded by `max_queue` pieces of work inside. */
 export type Engine = {
   caption(call: EngineCall, options: CaptionOptions): Promise<Outcome<SidecarCaption>>;
   embed(call: EngineCall): Promise<Outcome<SidecarEmbedding>>;
   /** Passes a chat on to LM Studio; a picture in it is decoded and sent as a fresh JPEG. Throws errors of ours. */
   chat(call: EngineChat): Promise<Completion & { model: string }>;
   readiness(): Promise<SidecarReadiness>;
-  /** Calls being worked on now. */
-  inside(): number;
   encoderReady(): boolean;
-  info(): Promise<SidecarInfo>;
-  /** Refuses new work from now on. */
+  figures(): EngineFigures;
+  info(): Promise<SidecarInfo & { queue: EngineFigures }>;
+  /** Not ready from now on, new work is refused, and so is what waits and could not be done in time. */
   drain(): void;
+  /** Resolves once nobody waits for an answer. */
+  idle(): Promise<void>;
   /** Ends encoders and calls under way. */
   close(): Promise<void>;
 };
 
-/** What is known of a picture so far; a failure carries it to the edge. */
-type Sight = { image: ImageInfo | null; evidence: Evidence | null; tags: Tag[]; timings: StageTimings };
-
-/** Longest time libvips may work on one picture, in ms. */
-const decodeLimitMs = 5000;
-
-/** A call with less time than this is not begun, in ms: nothing could come of it. */
-const leastUsefulMs = 50;
+type Chatted = Completion & { model: string };
+type Settled<T> = { ok: true; value: T } | { ok: false; error: unknown };
 
 /** Builds the engine; it owns the parts it was given and closes them. */
 export function createEngine(parts: EngineParts): Engine {
-  const { config, embedded, checkpoint, lmStudio, logger, now } = parts;
+  const { config, embedded, checkpoint, admission, lmStudio, logger, now } = parts;
   const vectors = checkpoint ?? embedded;
-  let inside = 0;
-  let draining = false;
+  const longestMs = config.timeout_seconds * 1000;
+  const quarantine = createQuarantine(now);
+  const eye = createEye({ decode: parts.decode, embedded, checkpoint, quarantine, now });
+  const bounds = createBounds({ longestMs, admission, quarantine, eye, metrics: parts.metrics, logger });
+  const captions = createCoalescing<Sight, Outcome<SidecarCaption>>(config.max_queue, now);
+  const embeddings = createCoalescing<Sight, Outcome<SidecarEmbedding>>(0, now);
+  const chats = createCoalescing<null, Settled<Chatted>>(0, now);
+  const idlers = new Set<() => void>();
+  let busy = 0;
 
-  const admit = (): void => {
-    if (draining) throw overload("The sidecar is stopping.", 5);
-    if (inside >= config.max_queue) throw overload(`${config.max_queue} pictures are already being worked on.`, 1);
-  };
-
-  const decode = async (call: EngineCall, deadline: Deadline, sight: Sight, jpeg: boolean): Promise<DecodedImage> => {
-    deadline.enter("decode");
-    const startedAt = now();
-    const decoded = await parts.decode(call.bytes, {
-      format: call.format,
-      recipes: checkpoint === null ? [embedded.recipe] : [embedded.recipe, checkpoint.recipe],
-      jpeg,
-      signal: deadline.signal,
-      timeoutMs: Math.min(decodeLimitMs, deadline.remainingMs()),
-    });
-    sight.timings.decode = elapsed(startedAt, now());
-    sight.image = { format: call.format, width: decoded.width, height: decoded.height, sha256: call.sha256 };
-    return decoded;
-  };
-
-  const encode = async (decoded: DecodedImage, deadline: Deadline, sight: Sight): Promise<Float32Array> => {
-    deadline.enter("encode");
-    const startedAt = now();
-    const run = (encoder: Encoder, tensor: Uint8Array | undefined) => {
-      if (tensor === undefined) throw new Error("the decoder gave fewer tensors than recipes");
-      return encoder.encode(tensor, deadline.signal);
-    };
-    const seen = await run(embedded, decoded.tensors[0]);
-    if (seen.outputs === null) throw new Error("the embedded encoder gave no evidence");
-    sight.evidence = readEvidence(seen.outputs, { width: decoded.width, height: decoded.height });
-    sight.tags = describe(sight.evidence).tags;
-    const vector = checkpoint === null ? seen : await run(checkpoint, decoded.tensors[1]);
-    sight.timings.encode = elapsed(startedAt, now());
-    return vector.embedding;
-  };
-
-  const freshJpeg = async (image: { bytes: Uint8Array; format: ImageFormat }, deadline: Deadline): Promise<string> => {
-    const { signal } = deadline;
-    const timeoutMs = Math.min(decodeLimitMs, deadline.remainingMs());
-    const { jpeg } = await parts.decode(image.bytes, {
-      format: image.format,
-      recipes: [],
-      jpeg: true,
-      signal,
-      timeoutMs,
-    });
-    return jpegDataUri(jpeg ?? missingJpeg());
-  };
-
-  /** Runs one piece of work inside the bounds every call has; a failure keeps what was seen of the picture. */
-  const perform = async <Body>(
-    call: EngineCall,
-    work: (deadline: Deadline, sight: Sight) => Promise<Body>,
-  ): Promise<Outcome<Body>> => {
-    const sight: Sight = { image: null, evidence: null, tags: [], timings: { decode: 0, encode: 0, generate: 0 } };
-    const limitMs = Math.min(call.remainingMs, config.timeout_seconds * 1000);
-    let entered = false;
-    let deadline: Deadline | null = null;
+  const counted = async <T>(work: () => Promise<T>): Promise<T> => {
+    busy += 1;
     try {
-      if (limitMs <= leastUsefulMs) throw new PixelLLMError("ERR_TIMEOUT_REQUEST", { details: { stage: "queue" } });
-      admit();
-      inside += 1;
-      entered = true;
-      deadline = openDeadline(limitMs, call.signal, now);
-      return { status: 200, body: await work(deadline, sight) };
-    } catch (thrown) {
-      const error = toPixelLLMError(thrown);
-      if (!call.signal.aborted) report(logger, error, call.requestId);
-      return {
-        status: error.status,
-        body: {
-          error: errorBody(error, call.requestId),
-          image: sight.image,
-          evidence: sight.evidence,
-          timings_ms: sight.timings,
-        },
-      };
+      return await work();
     } finally {
-      deadline?.close();
-      if (entered) inside -= 1;
-      for (const stage of metricStages) {
-        if (sight.timings[stage] > 0) parts.metrics.stage(stage, sight.timings[stage] / 1000);
-      }
+      busy -= 1;
+      if (busy === 0) for (const idler of idlers) idler();
     }
   };
 
+  const askerOf = (tenant: string, visit: number, time: WorkTime): Asker => ({
+    tenant,
+    visit,
+    endsAt: () => time.endsAt(),
+    onExtend: (listener) => time.onExtend(listener),
+    enter: (stage) => time.enter(stage),
+  });
+
+  const caption = async (
+    call: EngineCall,
+    options: CaptionOptions,
+    time: WorkTime,
+    sight: Sight,
+    visit: number,
+  ): Promise<SidecarCaption> => {
+    const wantsJpeg = lmStudio.expectsImage(options.model ?? null);
+    const decoded = await eye.decode(call, time, sight, wantsJpeg);
+    // A model that sees needs no evidence: waiting for a lost encoder must leave it time to speak.
+    const patienceMs = wantsJpeg ? time.remainingMs() / 2 : time.remainingMs();
+    const faults = await eye.encode(decoded, call, time, sight, patienceMs);
+    for (const fault of new Set([faults.evidence, faults.vector])) {
+      if (fault !== null) report(logger, fault, call.requestId);
+    }
+    const startedAt = now();
+    try {
+      const words = await lmStudio.caption({
+        jpeg: async () => decoded.jpeg ?? (await eye.decodeJpeg(call, time)),
+        evidence: sight.evidence,
+        prompt: options.prompt ?? null,
+        model: options.model ?? null,
+        settings: settleGeneration(options, config),
+        temperatureGiven: options.temperature !== undefined,
+        signal: time.signal,
+        asker: askerOf(call.tenant ?? "", visit, time),
+      });
+      if (sight.image === null) throw new Error("a decoded picture has no size");
+      sight.timings.generate = elapsed(startedAt, now());
+      return {
+        ...words,
+        image: sight.image,
+        tags: sight.tags,
+        evidence: sight.evidence,
+        vector: sight.vector,
+        collapsed: false,
+        timings_ms: sight.timings,
+      };
+    } catch (thrown) {
+      const error = toPixelLLMError(thrown);
+      if (error.details["kind"] === "crashed") quarantine.strike("model", call.sha256);
+      // For want of evidence a text model could not be asked: why there is none is the truer answer.
+      throw error.code === "ERR_ENC_FORWARD_FAILED" ? (faults.evidence ?? thrown) : thrown;
+    } finally {
+      sight.timings.generate = elapsed(startedAt, now());
+    }
+  };
+
+  const embed = async (call: EngineCall, time: WorkTime, sight: Sight): Promise<SidecarEmbedding> => {
+    const decoded = await eye.decode(call, time, sight, false);
+    const faults = await eye.encode(decoded, call, time, sight, time.remainingMs());
+    if (faults.vector !== null) throw faults.vector;
+    if (sight.image === null || sight.embedding === null) throw new Error("a decoded picture has no size or vector");
+    return {
+      model: vectorIdOf(vectors),
+      dimensions: sight.embedding.length,
+      embedding: [...sight.embedding],
+      similarity_floor: floorOf(vectors),
+      image: sight.image,
+      tags: sight.tags,
+      evidence: sight.evidence,
+      timings_ms: sight.timings,
+    };
+  };
+
+  const chat = async ({ request, image, tenant = "", onText }: EngineChat, time: WorkTime): Promise<Chatted> => {
+    const beforeMs = image === null ? 0 : eye.estimateMs(image);
+    const visit = admission.enter({ timeLeftMs: time.remainingMs(), needsPermit: true, beforeMs });
+    try {
+      const jpeg = image === null ? null : jpegDataUri(await eye.decodeJpeg(image, time));
+      const options = { ...request, max_tokens: request.max_tokens ?? request.max_completion_tokens };
+      return await lmStudio.chat({
+        messages: rewriteMessages(request, jpeg),
+        hasImage: jpeg !== null,
+        model: request.model ?? null,
+        settings: settleGeneration(options, config),
+        signal: time.signal,
+        asker: askerOf(tenant, visit.id, time),
+        onText,
+      });
+    } finally {
+      visit.leave();
+    }
+  };
+
+  const figures = (): EngineFigures => ({
+    ...admission.view(),
+    callers: busy,
+    coalesced: captions.counts().collapsed,
+    quarantined: quarantine.count(),
+    encoder_restarts: sumRestarts(checkpoint === null ? [embedded] : [embedded, checkpoint]),
+  });
+
   return {
-    inside: () => inside,
     encoderReady: () => readEncoders(embedded, checkpoint).status === "ok",
-    async chat({ request, image, remainingMs, signal, onText }) {
-      admit();
-      inside += 1;
-      const deadline = openDeadline(Math.min(remainingMs, config.timeout_seconds * 1000), signal, now);
-      try {
-        const jpeg = image === null ? null : await freshJpeg(image, deadline);
-        deadline.enter("generate");
-        const options = { ...request, max_tokens: request.max_tokens ?? request.max_completion_tokens };
-        return await lmStudio.chat({
-          messages: rewriteMessages(request, jpeg),
-          hasImage: jpeg !== null,
-          model: request.model ?? null,
-          settings: settleGeneration(options, config),
-          signal: deadline.signal,
-          onText,
-        });
-      } finally {
-        deadline.close();
-        inside -= 1;
-      }
-    },
+    figures,
+
     caption: (call, options) =>
-      perform(call, async (deadline, sight) => {
-        const seen = await decode(call, deadline, sight, lmStudio.expectsImage(options.model ?? null));
-        try {
-          await encode(seen, deadline, sight);
-        } catch (error) {
-          // A model that sees needs no evidence: the caption goes on without tags.
-          if (deadline.signal.aborted) throw error;
-          report(logger, toPixelLLMError(error), call.requestId);
-        }
-        deadline.enter("generate");
-        const startedAt = now();
-        try {
-          const words = await lmStudio.caption({
-            jpeg: async () => seen.jpeg ?? (await decode(call, deadline, sight, true)).jpeg ?? missingJpeg(),
-            evidence: sight.evidence,
-            prompt: options.prompt ?? null,
-            model: options.model ?? null,
-            settings: settleGeneration(options, config),
-            temperatureGiven: options.temperature !== undefined,
-            signal: deadline.signal,
-          });
-          if (sight.image === null) throw new Error("a decoded picture has no size");
-          sight.timings.generate = elapsed(startedAt, now());
-          return {
-            caption: words.caption,
-            route: words.route,
-            model: words.model,
-            finish: words.finish,
-            image: sight.image,
-            tags: sight.tags,
-            evidence: sight.evidence,
-            usage: words.usage,
-            timings_ms: sight.timings,
-          };
-        } finally {
-          sight.timings.generate = elapsed(startedAt, now());
-        }
-      }),
+      counted(() =>
+        bounds.serve(call, captions, {
+          key: call.noStore === true ? null : shareKey(call, options),
+          victims: ["encoder", "model"],
+          needsPermit: true,
+          run: (time, sight, visit) => caption(call, options, time, sight, visit),
+          asShared: (body) => ({ ...body, collapsed: true }),
+        }),
+      ),
 
     embed: (call) =>
-      perform(call, async (deadline, sight) => {
-        const embedding = await encode(await decode(call, deadline, sight, false), deadline, sight);
-        if (sight.image === null) throw new Error("a decoded picture has no size");
-        const { name, fingerprint } = vectors.info();
-        return {
-          model: `${name}@${fingerprint}`,
-          dimensions: embedding.length,
-          embedding: [...embedding],
-          image: sight.image,
-          tags: sight.tags,
-          evidence: sight.evidence,
-          timings_ms: sight.timings,
-        };
+      counted(() =>
+        bounds.serve(call, embeddings, {
+          key: null,
+          victims: ["encoder"],
+          needsPermit: false,
+          run: (time, sight) => embed(call, time, sight),
+          asShared: (body) => body,
+        }),
+      ),
+
+    chat: (call) =>
+      counted(async () => {
+        const limitMs = Math.min(call.remainingMs, longestMs);
+        const sha256 = call.image === null ? null : createHash("sha256").update(call.image.bytes).digest("hex");
+        if (sha256 !== null) quarantine.check(sha256, ["model"]);
+        admission.turnAway(limitMs);
+        const ended = await chats.run(null, { limitMs, signal: call.signal }, (time) => ({
+          seen: null,
+          done: settle(chat(call, time)),
+        }));
+        if (ended.by === "caller") throw ended.reason;
+        if (ended.value.ok) return ended.value.value;
+        const { error } = ended.value;
+        if (sha256 !== null && toPixelLLMError(error).details["kind"] === "crashed") quarantine.strike("model", sha256);
+        throw error;
       }),
 
     async readiness() {
       const encoder = readEncoders(embedded, checkpoint);
       const { status, detail, code } = await lmStudio.status();
       return {
-        ready: !draining && encoder.status === "ok",
+        ready: !admission.draining() && encoder.status !== "down",
         dependencies: { encoder, lm_studio: { status, detail, code } },
       };
     },
@@ -278,47 +269,67 @@ export function createEngine(parts: EngineParts): Engine {
         profile: parts.profile,
         encoder: { ...vectors.info(), state: vectors.state() },
         lm_studio: await lmStudio.status(),
+        queue: figures(),
       };
     },
 
-    drain() {
-      draining = true;
-    },
+    drain: () => admission.drain(),
+
+    idle: () =>
+      new Promise((resolve) => {
+        const look = (): void => {
+          if (busy > 0) return;
+          idlers.delete(look);
+          resolve();
+        };
+        idlers.add(look);
+        look();
+      }),
 
     async close() {
-      draining = true;
+      admission.drain();
+      const reason = refusalError({ reason: "draining", retryAfterMs: drainingRetryMs });
+      for (const sharing of [captions, embeddings, chats]) sharing.dismiss(reason);
       await Promise.all([embedded.close(), checkpoint?.close(), lmStudio.close()]);
     },
   };
 }
 
+/** What must be equal for two calls to have one answer: tenant, picture, and everything asked of it. */
+function shareKey({ tenant = "", sha256 }: EngineCall, options: CaptionOptions): string {
+  const asked = Object.entries(options)
+    .filter(([, value]) => value !== undefined)
+    .sort(([left], [right]) => (left < right ? -1 : 1));
+  return JSON.stringify([tenant, sha256, asked]);
+}
+
+async function settle<T>(work: Promise<T>): Promise<Settled<T>> {
+  try {
+    return { ok: true, value: await work };
+  } catch (error) {
+    return { ok: false, error };
+  }
+}
+
 function readEncoders(embedded: Encoder, checkpoint: Encoder | null): SidecarReadiness["dependencies"]["encoder"] {
-  for (const encoder of checkpoint === null ? [embedded] : [embedded, checkpoint]) {
-    const state = encoder.state();
-    if (state !== "ready") {
-      return { status: "down", detail: `encoder ${encoder.info().name} is ${state}`, code: "ERR_ENC_LOAD_FAILED" };
-    }
+  if (embedded.state() !== "ready") {
+    const detail = `encoder ${embedded.info().name} is ${embedded.state()}`;
+    return { status: "down", detail, code: "ERR_ENC_LOAD_FAILED" };
+  }
+  if (checkpoint !== null && checkpoint.state() !== "ready") {
+    const why = checkpoint.failure()?.message ?? "its process is started again";
+    const detail = `encoder ${checkpoint.info().name} is ${checkpoint.state()}: ${why} Captions go on without it.`;
+    return { status: "degraded", detail, code: "ERR_ENC_LOAD_FAILED" };
   }
   const { name, active } = (checkpoint ?? embedded).info();
   return { status: "ok", detail: `encoder ${name} runs on ${active}`, code: null };
 }
 
-function overload(hint: string, retryAfterSeconds: number): PixelLLMError {
-  return new PixelLLMError("ERR_API_OVERLOAD", { hint, retryAfterSeconds, details: { kind: "queue" } });
-}
-
-// The caller's own mistakes are told to the caller; the log of the box is for what its owner can mend.
-function report(logger: Logger, error: PixelLLMError, requestId: string): void {
-  const fields = { exception: error, extra: { request_id: requestId, details: error.details } };
-  if (error.code === "ERR_INTERNAL") logger.error("request failed", fields);
-  else if (error.severity === "LOW") logger.debug("request refused", fields);
-  else logger.warning("request failed", fields);
-}
-
-function missingJpeg(): never {
-  throw new Error("the decoder gave no JPEG although one was asked for");
-}
-
-function elapsed(from: number, to: number): number {
-  return Math.max(0, Math.round((to - from) * 10) / 10);
+function sumRestarts(encoders: readonly Encoder[]): Record<RestartReason, number> {
+  const sum: Record<RestartReason, number> = { died: 0, hung: 0, run_failed: 0, bad_output: 0 };
+  for (const encoder of encoders) {
+    const restarts = encoder.restarts();
+    for (const reason of restartReasons) sum[reason] += restarts[reason];
+  }
+  return sum;
 }

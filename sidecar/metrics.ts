@@ -1,3 +1,5 @@
+import type { EngineFigures } from "./engine.ts";
+
 /** Counts what the sidecar does, for `GET /metrics`. Labels are closed sets: routes and stages of ours, status classes. */
 export type Metrics = {
   /** One answered request; `route` must be one of `metricRoutes`, anything else counts as `other`. */
@@ -5,7 +7,13 @@ export type Metrics = {
   /** Time one stage of one picture took, in seconds. */
   stage(stage: MetricStage, seconds: number): void;
   /** Prometheus text exposition, version 0.0.4. */
-  render(gauges: { inside: number; encoderReady: boolean; residentBytes: number }): string;
+  render(gauges: {
+    figures: EngineFigures;
+    encoderReady: boolean;
+    residentBytes: number;
+    /** Log lines lost so far. */
+    logDropped: number;
+  }): string;
 };
 
 /** The stages that are timed. */
@@ -39,7 +47,7 @@ export function createMetrics(): Metrics {
       sum.count += 1;
       sum.seconds += seconds;
     },
-    render({ inside, encoderReady, residentBytes }) {
+    render({ figures, encoderReady, residentBytes, logDropped }) {
       return [
         ...family("pixel_sidecar_requests_total", "counter", "Requests answered, by route and class of status."),
         ...[...requests].map(([labels, count]) => `pixel_sidecar_requests_total{${labels}} ${count}`),
@@ -49,15 +57,33 @@ export function createMetrics(): Metrics {
           `pixel_sidecar_stage_seconds_count{stage="${stage}"} ${count}`,
         ]),
         ...family("pixel_sidecar_pictures_inside", "gauge", "Pictures being worked on now."),
-        `pixel_sidecar_pictures_inside ${inside}`,
+        `pixel_sidecar_pictures_inside ${figures.inside}`,
+        ...family("pixel_queue_depth", "gauge", "Calls that wait, by what they wait for."),
+        `pixel_queue_depth{stage="lm_studio"} ${figures.waiting}`,
+        ...family("pixel_permits", "gauge", "Permits to ask LM Studio, by state."),
+        ...labelled('pixel_permits{stage="lm_studio",state=', figures.permits),
+        ...family("pixel_queue_rejected_total", "counter", "Calls refused for want of room or time, by reason."),
+        ...labelled("pixel_queue_rejected_total{reason=", figures.refused),
+        ...family("pixel_coalesced_total", "counter", "Calls that were given the answer of an equal one under way."),
+        `pixel_coalesced_total ${figures.coalesced}`,
+        ...family("pixel_quarantined_pictures", "gauge", "Pictures refused for what they brought down."),
+        `pixel_quarantined_pictures ${figures.quarantined}`,
+        ...family("pixel_encoder_restarts_total", "counter", "Encoder processes lost, by reason."),
+        ...labelled("pixel_encoder_restarts_total{reason=", figures.encoder_restarts),
         ...family("pixel_sidecar_encoder_ready", "gauge", "1 when the encoder can run."),
         `pixel_sidecar_encoder_ready ${encoderReady ? 1 : 0}`,
+        ...family("pixel_log_dropped_total", "counter", "Log lines lost: too many waited, or a write failed."),
+        `pixel_log_dropped_total ${logDropped}`,
         ...family("process_resident_memory_bytes", "gauge", "Resident memory of the serving process, in bytes."),
         `process_resident_memory_bytes ${residentBytes}`,
         "",
       ].join("\n");
     },
   };
+}
+
+function labelled(start: string, values: Readonly<Record<string, number>>): string[] {
+  return Object.entries(values).map(([label, value]) => `${start}"${label}"} ${value}`);
 }
 
 function family(name: string, type: string, help: string): string[] {

@@ -1,5 +1,5 @@
 import { errorBody, toPixelLLMError } from "../shared/errors.ts";
-import type { Outcome } from "./engine.ts";
+import type { Outcome } from "./bounded-work.ts";
 
 /** Silence a proxy may take for death is broken by a comment this often, in ms. */
 const keepAliveMs = 10_000;
@@ -43,7 +43,7 @@ async function settle<T>(work: Promise<Outcome<T>>): Promise<unknown> {
     const timings = { decode: 0, encode: 0, generate: 0 };
     return {
       status: error.status,
-      body: { error: errorBody(error, null), image: null, evidence: null, timings_ms: timings },
+      body: { error: errorBody(error, null), image: null, evidence: null, vector: null, timings_ms: timings },
     };
   }
 }

@@ -17,7 +17,8 @@ import {
 } from "../shared/wire.ts";
 import { readBody, type Body } from "./body.ts";
 import { plainChat, streamChat, type RunChat } from "./chat-answer.ts";
-import type { Engine, EngineCall, Outcome } from "./engine.ts";
+import type { EngineCall, Outcome } from "./bounded-work.ts";
+import type { Engine } from "./engine.ts";
 import type { LogSink } from "./log.ts";
 import type { Metrics } from "./metrics.ts";
 import { outcomeEvents } from "./outcome-events.ts";
@@ -49,6 +50,7 @@ const callSchema = z.object({
     .regex(/^[A-Za-z0-9_-]{1,64}$/)
     .optional(),
   events: z.boolean().optional(),
+  no_store: z.boolean().optional(),
 });
 type CallFacts = z.output<typeof callSchema>;
 
@@ -113,7 +115,9 @@ export function createServer(parts: ServerParts): Hono<Env> {
 
   app.get("/metrics", (c) => {
     const encoderReady = engine.encoderReady();
-    const text = metrics.render({ inside: engine.inside(), encoderReady, residentBytes: process.memoryUsage.rss() });
+    const figures = engine.figures();
+    const residentBytes = process.memoryUsage.rss();
+    const text = metrics.render({ figures, encoderReady, residentBytes, logDropped: log.dropped() });
     return c.body(text, 200, { "content-type": "text/plain; version=0.0.4; charset=utf-8" });
   });
 
@@ -125,7 +129,7 @@ export function createServer(parts: ServerParts): Hono<Env> {
     const { request, imageUri } = parseChatRequest(parseJson(bytes));
     const image = imageUri === null ? null : readDataUri(imageUri, config.max_image_pixels);
     const remainingMs = facts.remaining_ms ?? config.timeout_seconds * 1000;
-    const run: RunChat = (onText) => engine.chat({ request, image, remainingMs, signal, onText });
+    const run: RunChat = (onText) => engine.chat({ request, image, remainingMs, signal, tenant: facts.tenant, onText });
     const createdSeconds = Math.floor(wallNow() / 1000);
     if (request.stream !== true) return plainChat(run, createdSeconds);
     const includeUsage = request.stream_options?.include_usage === true;
@@ -184,7 +188,8 @@ export function createServer(parts: ServerParts): Hono<Env> {
     });
     const given = facts.remaining_ms ?? config.timeout_seconds * 1000;
     const remainingMs = Math.max(0, given - (performance.now() - startedAt));
-    return { bytes, format, sha256, remainingMs, signal, requestId: c.get("requestId") };
+    const { tenant, no_store: noStore } = facts;
+    return { bytes, format, sha256, remainingMs, signal, requestId: c.get("requestId"), tenant, noStore };
   }
 
   return app;
@@ -208,14 +213,20 @@ function readDataUri(uri: string, maxPixels: number): { bytes: Uint8Array; forma
   return { bytes, format: checkImageHeader(bytes, type, { maxPixels }).format };
 }
 
-async function answer<T>(
+async function answer<T extends object>(
   facts: CallFacts,
   call: EngineCall,
   run: (call: EngineCall) => Promise<Outcome<T>>,
 ): Promise<Response> {
   if (facts.events === true) return outcomeEvents(run(call));
   const { status, body } = await run(call);
-  return Response.json(body, { status });
+  return Response.json(body, { status, headers: retryAfterOf(body) });
+}
+
+function retryAfterOf(body: object): Record<string, string> {
+  if (!("error" in body)) return {};
+  const { retry_after_seconds: seconds } = (body as SidecarFailure).error;
+  return seconds === null ? {} : { "retry-after": String(seconds) };
 }
 
 /** Query keys of the call itself and the caller's options beside them; a key given twice is refused. */
@@ -252,6 +263,7 @@ function fail(c: Context<Env>, error: PixelLLMError): Response {
     error: errorBody(error, c.get("requestId")),
     image: null,
     evidence: null,
+    vector: null,
     timings_ms: { decode: 0, encode: 0, generate: 0 },
   };
   const headers = new Headers();

@@ -25,8 +25,6 @@ import type {
 } from "./authority-protocol.ts";
 import type { Random } from "../../shared/random.ts";
 
-export type { AuthorityPort } from "./authority-protocol.ts";
-
 /** What the object takes from its platform. */
 export type AuthorityHost = {
   /** Monotonic ms of this process. */

@@ -11,11 +11,25 @@ import type { Evidence } from "../../shared/evidence.ts";
 import { lmStudioError } from "../../shared/lm-studio-kinds.ts";
 import type { Logger } from "../../shared/log.ts";
 import type { Dependency, GenerationSettings, Route, Usage } from "../../shared/wire.ts";
+import { createAdmission, type Admission } from "../admission.ts";
+import type { Stage } from "../work-time.ts";
 import { complete, type Completion } from "./completion.ts";
 import { createDiscovery } from "./discovery.ts";
 import type { Listing, LoadedModel } from "./listing.ts";
-import { createPermits } from "./permits.ts";
+import { createPermits, type StartTimer } from "./permits.ts";
+import { askForToken } from "./probe.ts";
 import type { Address } from "./transport.ts";
+
+/** Who asks, for the line before LM Studio. */
+export type Asker = {
+  tenant: string;
+  /** Who of those inside it is. */
+  visit: number;
+  endsAt(): number;
+  onExtend(listener: (endsAt: number) => void): () => void;
+  /** Told of each stage as it begins. */
+  enter(stage: Stage): void;
+};
 
 /** One caption to ask for. */
 export type CaptionCall = {
@@ -30,10 +44,12 @@ export type CaptionCall = {
   /** The caller chose the temperature: it then holds on route `tags` too. */
   temperatureGiven: boolean;
   signal: AbortSignal;
+  /** Absent = somebody the door does not know, who waits for ever. */
+  asker?: Asker;
 };
 
 /** A chat to pass on, its messages in LM Studio's words. */
-export type ChatCall = Pick<CaptionCall, "model" | "settings" | "signal"> & {
+export type ChatCall = Pick<CaptionCall, "model" | "settings" | "signal" | "asker"> & {
   messages: readonly unknown[];
   hasImage: boolean;
   /** Called with each piece of the answer as it comes. */
@@ -68,14 +84,33 @@ export type LmStudio = {
 /** On route `tags` a text model invents less when it is cool; the caller's own temperature wins. */
 const tagsTemperature = 0.3;
 
+/** The end of one who waits for ever, as a number that JSON can hold. */
+const neverEnds = Number.MAX_SAFE_INTEGER;
+
+/** Who asks without having come through the door. */
+const stranger: Asker = {
+  tenant: "",
+  visit: 0,
+  endsAt: () => neverEnds,
+  onExtend: () => () => undefined,
+  enter: () => undefined,
+};
+
 /** Builds the client; nothing is sent before it is asked for something. */
 export function createLmStudio(parts: {
   config: Config;
   logger: Logger;
+  /** The line before LM Studio; one of its own unless it is shared with a door. */
+  admission?: Admission;
   now?: () => number;
   wallNow?: () => number;
+  startTimer?: StartTimer;
 }): LmStudio {
   const { config, logger, now = () => performance.now(), wallNow = Date.now } = parts;
+  const firstTokenMs = config.timeout_first_token_seconds * 1000;
+  const admission =
+    parts.admission ??
+    createAdmission({ maxInside: config.max_queue, now, memory: () => ({ used: 0, limit: Infinity }) });
   const address: Address = {
     host: config.lm_studio_host,
     port: config.lm_studio_port,
@@ -86,9 +121,35 @@ export function createLmStudio(parts: {
     address,
     logger,
     now,
-    listMs: Math.min(5000, config.timeout_first_token_seconds * 1000),
+    listMs: Math.min(5000, firstTokenMs),
   });
-  const permits = createPermits(config.max_queue);
+  const closing = new AbortController();
+  const permits = createPermits({
+    admission,
+    firstTokenMs,
+    now,
+    startTimer: parts.startTimer ?? startTimer,
+    probe: async () => {
+      const answers = await probe();
+      logger.warning(answers ? "LM Studio answers again" : "LM Studio is still stuck");
+      return answers;
+    },
+  });
+
+  /** One token of a model that is loaded now; nothing is sent that would load another. */
+  const probe = async (): Promise<boolean> => {
+    try {
+      discovery.forget();
+      const listing = await discovery.listing(closing.signal);
+      const model = find(listing, config.lm_studio_model) ?? discovery.preferred(listing);
+      if (model === null) return false;
+      await askForToken(address, model.id, AbortSignal.any([closing.signal, AbortSignal.timeout(firstTokenMs)]));
+      return true;
+    } catch (error) {
+      logger.debug("LM Studio gave no token", { exception: error });
+      return false;
+    }
+  };
 
   /** The model a listing offers for a wish; null = none is loaded for it. */
   const find = (listing: Listing, wish: string): LoadedModel | null => {
@@ -96,48 +157,74 @@ export function createLmStudio(parts: {
     return listing.loaded.find(({ id }) => id === wish) ?? listing.loaded.find(({ key }) => key === wish) ?? null;
   };
 
-  const choose = async (wish: string | null, signal: AbortSignal): Promise<LoadedModel> => {
+  const choose = async (wish: string | null, asker: Asker, signal: AbortSignal): Promise<LoadedModel> => {
+    asker.enter("connect");
     const listing = await discovery.listing(signal);
+    asker.enter("queue");
+    admission.knowInstances(listing.loaded.map(({ id }) => id));
     const model = find(listing, wish ?? config.lm_studio_model);
     if (model !== null) return model;
     if (wish !== null && wish !== "auto") {
       throw new PixelLLMError("ERR_VAL_INVALID_RANGE", { param: "model", hint: "`auto`, or a model that is loaded." });
     }
+    const hint = "LM Studio has no model loaded for this.";
     const idle = wish === null ? listing.idle.find((key) => key === config.lm_studio_model) : undefined;
-    const waitMs = idle === undefined ? null : discovery.load(idle, listing.api);
-    throw lmStudioError("not_loaded", { retryAfterMs: waitMs, hint: "LM Studio has no model loaded for this." });
+    if (idle === undefined) throw lmStudioError("not_loaded", { hint });
+    const { waitMs, underWay } = discovery.load(idle, listing.api);
+    throw lmStudioError("not_loaded", { retryAfterMs: waitMs, hint, loading: underWay });
   };
 
   const ask = async (
-    call: Pick<CaptionCall, "settings" | "signal"> & { callers: boolean; onText?: (text: string) => void },
+    call: Pick<CaptionCall, "settings" | "signal" | "asker"> & { callers: boolean; onText?: (text: string) => void },
     model: LoadedModel,
     body: Record<string, unknown>,
     hasImage: boolean,
   ): Promise<Completion> => {
-    const release = await permits.take(model.parallel ?? 1, call.signal);
+    const { settings, signal, asker = stranger } = call;
+    const { tenant, visit } = asker;
+    const { id: instance, parallel } = model;
+    asker.enter("queue");
+    const permit = await permits.take(
+      {
+        tenant,
+        visit,
+        instance,
+        parallel,
+        endsAt: asker.endsAt(),
+        onExtend: (listener) => asker.onExtend(listener),
+      },
+      signal,
+    );
+    const running = complete({
+      address,
+      body: {
+        model: model.id,
+        stream: true,
+        stream_options: { include_usage: true },
+        max_tokens: settings.maxTokens,
+        temperature: settings.temperature,
+        top_p: settings.topP,
+        ...(settings.seed === null ? {} : { seed: settings.seed }),
+        ...body,
+      },
+      hasImage,
+      callers: call.callers,
+      ...(call.onText === undefined ? {} : { onText: call.onText }),
+      onStage: (stage) => asker.enter(stage),
+      firstTokenMs,
+      idleMs: config.timeout_idle_seconds * 1000,
+      signal,
+      wallNow,
+    });
     try {
-      return await complete({
-        address,
-        body: {
-          model: model.id,
-          stream: true,
-          stream_options: { include_usage: true },
-          max_tokens: call.settings.maxTokens,
-          temperature: call.settings.temperature,
-          top_p: call.settings.topP,
-          ...(call.settings.seed === null ? {} : { seed: call.settings.seed }),
-          ...body,
-        },
-        hasImage,
-        callers: call.callers,
-        ...(call.onText === undefined ? {} : { onText: call.onText }),
-        firstTokenMs: config.timeout_first_token_seconds * 1000,
-        idleMs: config.timeout_idle_seconds * 1000,
-        signal: call.signal,
-        wallNow,
-      });
-    } finally {
-      release();
+      const completion = await running.answer;
+      permit.free();
+      return completion;
+    } catch (error) {
+      // Before the permit is free: the next in line must find the lower bound.
+      if (kindOf(error) === "crashed") admission.distrust(instance);
+      permit.follow(running);
+      throw error;
     }
   };
 
@@ -179,7 +266,7 @@ export function createLmStudio(parts: {
   };
 
   const attempt = async (call: CaptionCall): Promise<CaptionWords> => {
-    const model = await choose(call.model, call.signal);
+    const model = await choose(call.model, call.asker ?? stranger, call.signal);
     if (!discovery.sees(model)) return read(call, model);
     try {
       return await see(call, model);
@@ -192,7 +279,7 @@ export function createLmStudio(parts: {
   };
 
   const pass = async (call: ChatCall): Promise<Completion & { model: string }> => {
-    const model = await choose(call.model, call.signal);
+    const model = await choose(call.model, call.asker ?? stranger, call.signal);
     if (call.hasImage && !discovery.sees(model)) throw lmStudioError("no_vision", { callers: true });
     const completion = await ask({ ...call, callers: true }, model, { messages: call.messages }, call.hasImage);
     return { ...completion, model: completion.model ?? model.id };
@@ -220,6 +307,10 @@ export function createLmStudio(parts: {
     },
     async status() {
       const nothing = { model: null, vision: false, parallel: null };
+      if (permits.isStuck()) {
+        const detail = "LM Studio is stuck: a call it was given never ended. Start it again if it does not recover.";
+        return { status: "down", detail, code: "ERR_TIMEOUT_RESPONSE", ...nothing };
+      }
       try {
         const listing = await discovery.listing(new AbortController().signal);
         const model = find(listing, config.lm_studio_model);
@@ -243,6 +334,8 @@ export function createLmStudio(parts: {
       }
     },
     async close() {
+      closing.abort(new Error("closing"));
+      permits.close();
       discovery.close();
     },
   };
@@ -252,6 +345,12 @@ export function createLmStudio(parts: {
 export function jpegDataUri(jpeg: Uint8Array): string {
   return `data:image/jpeg;base64,${Buffer.from(jpeg.buffer, jpeg.byteOffset, jpeg.length).toString("base64")}`;
 }
+
+const startTimer: StartTimer = (ms, elapsed) => {
+  // What is only waited for must not keep a process alive that has nothing else to do.
+  const timer = setTimeout(elapsed, ms).unref();
+  return () => clearTimeout(timer);
+};
 
 function kindOf(error: unknown): unknown {
   return isPixelLLMError(error) ? error.details["kind"] : undefined;

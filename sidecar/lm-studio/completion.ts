@@ -1,6 +1,6 @@
 import type { IncomingMessage } from "node:http";
-import { classifyComplaint, lmStudioError, readComplaint, type LmStudioKind } from "../../shared/lm-studio-kinds.ts";
-import type { PixelLLMError } from "../../shared/errors.ts";
+import { classifyComplaint, lmStudioError, readComplaint } from "../../shared/lm-studio-kinds.ts";
+import { isPixelLLMError, type PixelLLMError } from "../../shared/errors.ts";
 import { readRetryAfter } from "../../shared/retry-after.ts";
 import type { Usage } from "../../shared/wire.ts";
 import { createAnswer, type AnswerText } from "./answer.ts";
@@ -21,6 +21,8 @@ export type CompletionCall = {
   signal: AbortSignal;
   /** Called with each new piece of text that may be shown. */
   onText?: (text: string) => void;
+  /** Called as the call gets on: connecting, waiting for the first token, reading. */
+  onStage?: (stage: "connect" | "first_token" | "generate") => void;
   /** Unix ms, for dates in Retry-After. */
   wallNow: () => number;
 };
@@ -38,73 +40,135 @@ export type Completion = {
 /** Bounds of one answer: bytes of stream, characters of one event, of the text; time for the tail after the end. */
 const caps = { streamBytes: 2 ** 20, eventCharacters: 64 * 1024, errorBytes: 64 * 1024, tailMs: 1000 };
 
+/** A completion that has been asked for. */
+export type RunningCompletion = {
+  /** What the caller gets, no later than its limits and its signal say, whatever LM Studio does. */
+  answer: Promise<Completion>;
+  /** The end of the connection, never a rejection; `left` = LM Studio had the call and nobody waited for its end. */
+  ended: Promise<{ left: boolean }>;
+  /** Closes the connection, whatever is still to come. */
+  cut(): void;
+};
+
 /**
  * Asks for one completion and reads it to its end, every wait with a limit of its own:
  * first token from the request sent (`no_first_token`), then between tokens (`stalled`), and the caller's signal.
- * Every other failure is a kind of `lm-studio-kinds.ts`.
+ * Every other failure is a kind of `lm-studio-kinds.ts`. LM Studio works a prompt off to its end even when nobody
+ * listens any more: a caller who leaves before the first token has the answer rejected at once, while the connection
+ * is read on and closed at that token; one who leaves later has it closed at once.
  */
-export async function complete(call: CompletionCall): Promise<Completion> {
-  const watch = createWatch(call);
-  try {
-    const response = await send(call.address, {
-      method: "POST",
-      path: "/v1/chat/completions",
-      body: JSON.stringify(call.body),
-      signal: watch.signal,
-      onSent: () => watch.sent(),
-    });
-    const answer = createAnswer();
-    const status = response.statusCode ?? 0;
-    const isStream = (response.headers["content-type"] ?? "").includes("text/event-stream");
-    if (status >= 200 && status < 300 && isStream) await readStream(response, answer, watch, call);
-    else
-      readWhole(
-        await readText(response, status < 300 ? caps.streamBytes : caps.errorBytes, watch.signal),
-        answer,
-        response,
-        call,
-      );
-    return settle(answer, call);
-  } finally {
-    watch.close();
-  }
+export function complete(call: CompletionCall): RunningCompletion {
+  const line = new AbortController();
+  const watch = createWatch(call, line);
+  const work = converse(call, line, watch);
+  const answer = Promise.race([work, watch.left]).finally(() => watch.close());
+  const ended = work.then(
+    () => ({ left: watch.wasLeft() }),
+    (error: unknown) => ({ left: watch.wasLeft() || stoppedReading(error) }),
+  );
+  return { answer, ended, cut: () => line.abort(new Error("nobody waits for it")) };
+}
+
+async function converse(call: CompletionCall, line: AbortController, watch: Watch): Promise<Completion> {
+  call.onStage?.("connect");
+  const response = await send(call.address, {
+    method: "POST",
+    path: "/v1/chat/completions",
+    body: JSON.stringify(call.body),
+    signal: line.signal,
+    onSent: () => watch.sent(),
+  });
+  const answer = createAnswer();
+  const status = response.statusCode ?? 0;
+  const isStream = (response.headers["content-type"] ?? "").includes("text/event-stream");
+  if (status >= 200 && status < 300 && isStream) await readStream(response, answer, watch, call, line.signal);
+  else
+    readWhole(
+      await readText(response, status < 300 ? caps.streamBytes : caps.errorBytes, line.signal),
+      answer,
+      response,
+      call,
+    );
+  return settle(answer, call);
+}
+
+/** Kinds at which we stop before LM Studio does. */
+function stoppedReading(error: unknown): boolean {
+  const kind = isPixelLLMError(error) ? error.details["kind"] : undefined;
+  return kind === "too_long" || kind === "malformed";
 }
 
 type Watch = {
-  signal: AbortSignal;
+  /** Rejects when the caller stops waiting: a limit, or its own end. */
+  left: Promise<never>;
   sent(): void;
   token(): void;
   finished(): void;
   hasFinished(): boolean;
+  /** Nobody waits any more. */
+  isClosed(): boolean;
+  /** The caller stopped waiting after the call was sent. */
+  wasLeft(): boolean;
   close(): void;
 };
 
-/** The limits of one call as one signal: whoever fires first names the failure. */
-function createWatch(call: CompletionCall): Watch {
-  const controller = new AbortController();
-  const leave = (): void => controller.abort(call.signal.reason);
+/** The limits of one call: whoever fires first names the failure, and the connection is closed unless a prompt is at work. */
+function createWatch(call: CompletionCall, line: AbortController): Watch {
+  const left = Promise.withResolvers<never>();
+  // Raced by whoever asks; when the answer comes first, nobody is left to take the rejection.
+  left.promise.catch(() => undefined);
   let timer: NodeJS.Timeout | undefined;
+  let phase: "connect" | "first_token" | "generate" = "connect";
   let finished = false;
-  const arm = (ms: number, kind: LmStudioKind): void => {
+  let closed = false;
+  let wasLeft = false;
+  const close = (): void => {
+    closed = true;
     clearTimeout(timer);
-    timer = setTimeout(() => controller.abort(lmStudioError(kind)), ms);
+    call.signal.removeEventListener("abort", leave);
+  };
+  const quit = (reason: unknown): void => {
+    close();
+    wasLeft = phase !== "connect";
+    left.reject(reason);
+    if (phase !== "first_token") line.abort(reason);
+  };
+  const leave = (): void => quit(call.signal.reason);
+  const arm = (ms: number, elapsed: () => void): void => {
+    clearTimeout(timer);
+    timer = setTimeout(elapsed, ms);
+  };
+  const enter = (next: "first_token" | "generate"): void => {
+    if (phase === next) return;
+    phase = next;
+    call.onStage?.(next);
   };
   if (call.signal.aborted) leave();
   else call.signal.addEventListener("abort", leave, { once: true });
   return {
-    signal: controller.signal,
-    sent: () => arm(call.firstTokenMs, "no_first_token"),
-    token: () => arm(call.idleMs, "stalled"),
-    finished: () => {
+    left: left.promise,
+    sent() {
+      if (closed) return;
+      enter("first_token");
+      arm(call.firstTokenMs, () => quit(lmStudioError("no_first_token")));
+    },
+    token() {
+      // The prompt is done and nobody wants what comes: closing ends the generation too.
+      if (closed) return line.abort(new Error("the caller left"));
+      enter("generate");
+      arm(call.idleMs, () => quit(lmStudioError("stalled")));
+    },
+    finished() {
+      if (closed) return line.abort(new Error("the caller left"));
+      enter("generate");
       finished = true;
       // The end has been said: a missing end marker costs no caller ten seconds.
-      arm(Math.min(caps.tailMs, call.idleMs), "stalled");
+      arm(Math.min(caps.tailMs, call.idleMs), () => line.abort(lmStudioError("stalled")));
     },
     hasFinished: () => finished,
-    close: () => {
-      clearTimeout(timer);
-      call.signal.removeEventListener("abort", leave);
-    },
+    isClosed: () => closed,
+    wasLeft: () => wasLeft,
+    close,
   };
 }
 
@@ -113,11 +177,13 @@ async function readStream(
   answer: AnswerText,
   watch: Watch,
   call: CompletionCall,
+  line: AbortSignal,
 ): Promise<void> {
   const reader = createEventStreamReader(caps.eventCharacters);
   let bytes = 0;
   let shown = 0;
   const show = (): void => {
+    if (watch.isClosed()) return;
     const visible = answer.visible();
     if (visible.length > shown) call.onText?.(visible.slice(shown));
     shown = Math.max(shown, visible.length);
@@ -125,7 +191,7 @@ async function readStream(
   const take = (events: readonly StreamEvent[]): boolean =>
     events.some((event) => takeEvent(event, answer, watch, call));
   try {
-    for await (const chunk of chunksOf(response, watch.signal)) {
+    for await (const chunk of chunksOf(response, line)) {
       bytes += chunk.length;
       if (bytes > caps.streamBytes) throw lmStudioError("too_long", { detail: `more than ${caps.streamBytes} bytes` });
       const ended = take(reader.read(chunk));

@@ -2,6 +2,7 @@ import { isPixelLLMError } from "../../shared/errors.ts";
 import { lmStudioError, readComplaint, classifyComplaint } from "../../shared/lm-studio-kinds.ts";
 import type { Logger } from "../../shared/log.ts";
 import { listings, type Listing, type LoadedModel } from "./listing.ts";
+import { smallestCall } from "./probe.ts";
 import { parseJson, readText, send, type Address } from "./transport.ts";
 
 /** Knows which models LM Studio has, without asking on every request. */
@@ -19,10 +20,10 @@ export type Discovery = {
   /** It claimed to see and refused a picture. */
   doubt(model: LoadedModel): void;
   /**
-   * Begins to load a model unless a load is under way, and gives the ms until it is likely to answer.
-   * The load has a limit of its own and outlives every request.
+   * Begins to load a model unless a load is under way, and gives the ms until it is likely to answer; `underWay` = the
+   * load had been begun before. It has a limit of its own and outlives every request.
    */
-  load(key: string, api: Listing["api"]): number;
+  load(key: string, api: Listing["api"]): { waitMs: number; underWay: boolean };
   /** Ends what is under way. */
   close(): void;
 };
@@ -87,6 +88,7 @@ export function createDiscovery(parts: {
       snapshot = undefined;
     },
     load(key, api) {
+      const underWay = loading !== null;
       if (loading === null) {
         const startedAt = now();
         loading = { startedAt };
@@ -102,7 +104,7 @@ export function createDiscovery(parts: {
             snapshot = undefined;
           });
       }
-      return Math.max(1000, loadMs - (now() - loading.startedAt));
+      return { waitMs: Math.max(1000, loadMs - (now() - loading.startedAt)), underWay };
     },
     close: () => closing.abort(new Error("closing")),
   };
@@ -127,9 +129,9 @@ async function readListing(address: Address, signal: AbortSignal): Promise<Listi
 async function requestLoad(address: Address, key: string, api: Listing["api"], signal: AbortSignal): Promise<void> {
   const [path, body] =
     api === "v1"
-      ? ["/api/v1/models/load", { model: key }]
-      : ["/v1/chat/completions", { model: key, max_tokens: 1, messages: [{ role: "user", content: "." }] }];
-  const response = await send(address, { method: "POST", path, body: JSON.stringify(body), signal });
+      ? ["/api/v1/models/load", JSON.stringify({ model: key })]
+      : ["/v1/chat/completions", smallestCall(key)];
+  const response = await send(address, { method: "POST", path, body, signal });
   const text = await readText(response, listBytes, signal);
   const complaint = readComplaint(parseJson(text));
   const status = response.statusCode ?? 0;

@@ -128,9 +128,12 @@ export function parseJson(text: string): unknown {
 }
 
 function readTransportError(error: NodeJS.ErrnoException): PixelLLMError {
-  const facts = { detail: `${error.code ?? ""} ${error.message}`, cause: error };
-  if (error.code === "ECONNREFUSED") return lmStudioError("refused", facts);
+  // The reason of an abort comes here too, and the code of a DOMException is a number.
+  const given: unknown = error.code;
+  const code = typeof given === "string" ? given : "";
+  const facts = { detail: `${code} ${error.message}`, cause: error };
+  if (code === "ECONNREFUSED") return lmStudioError("refused", facts);
   // The parser of Node refuses what is no HTTP: something else owns the port.
-  if (error.code?.startsWith("HPE_") === true) return lmStudioError("malformed", facts);
+  if (code.startsWith("HPE_")) return lmStudioError("malformed", facts);
   return lmStudioError("unreachable", facts);
 }

@@ -6,7 +6,7 @@ import { readConfig } from "../../shared/config.ts";
 import type { AttemptFacts } from "../../shared/samples.ts";
 import { startAuthorityKit, startIsolateKit, type AuthorityKit, type IsolateKit } from "../kit/authority.ts";
 
-const limits = { timeoutMs: 30_000, slowCallMs: null };
+const limits = { timeoutMs: 30_000, slowCallMs: null, probeTimeoutMs: 5000 };
 const well: AttemptFacts = { ok: true, elapsedMs: 100, collapsed: false };
 const failed = (facts: Partial<Extract<AttemptFacts, { ok: false }>>): AttemptFacts => ({
   ok: false,
@@ -156,4 +156,18 @@ test("a probe's call has the probe's time, any other the request's", async () =>
   await isolate.breakers.act("lm_studio_api", { kind: "open", reason: null, forMs: 1000 }, "k");
   await run(1000);
   assert.equal(await limitOf(), 4000);
+});
+
+test("F29: a probe that hangs for its own time is LM Studio's failure, however short that is beside the request's", async () => {
+  const { kit, isolate, run } = await start();
+  await isolate.breakers.act("lm_studio_api", { kind: "open", reason: null, forMs: 1000 }, "k");
+  await run(1000);
+  const gate = createAttemptGate(isolate.breakers, limits);
+  const admission = await gate.admit();
+  assert.ok(admission.admitted);
+  const details = { service: "lm_studio", stage: "first_token" };
+  gate.settle(admission.permit, failed({ code: "ERR_TIMEOUT_REQUEST", details, fromSidecar: true, lmStudioMs: 4900 }));
+  await run(0);
+  const { state, counts } = kit.core().read().reading.breakers.lm_studio_api;
+  assert.deepEqual([state, counts.failure], ["OPEN", 1]);
 });

@@ -190,13 +190,18 @@ for (const [what, error, expected] of vetoes) {
 }
 
 test("F37 F41 a picture that may have ended the encoder's process is tried once more, not twice", () => {
-  const error = new PixelLLMError("ERR_ENC_FORWARD_FAILED");
+  const error = new PixelLLMError("ERR_ENC_FORWARD_FAILED", { details: { kind: "host_died" } });
   assert.deepEqual(decide({ error }), yes(1000));
   assert.deepEqual(decide({ error, attempts: 2, repeated: ["ERR_CONN_REFUSED"] }), yes(1000));
   assert.deepEqual(decide({ error, attempts: 2, repeated: ["ERR_ENC_FORWARD_FAILED"] }), no("veto"));
   const many = { ...limits, maxAttempts: 9 };
   const repeated: ErrorCode[] = ["ERR_ENC_FORWARD_FAILED", "ERR_CONN_REFUSED"];
   assert.deepEqual(decide({ error, attempts: 3, repeated }, true, many), no("veto"));
+});
+
+test("F40 useless vectors end no process, and are tried again like any failure that may pass", () => {
+  const error = new PixelLLMError("ERR_ENC_FORWARD_FAILED");
+  assert.deepEqual(decide({ error, attempts: 2, repeated: ["ERR_ENC_FORWARD_FAILED"] }), yes(1000));
 });
 
 test("the wait before call n + 2 is the n-th delay", () => {

@@ -1,36 +1,38 @@
 import assert from "node:assert/strict";
 import { after, test } from "node:test";
-import { signCall, sha256 } from "../../edge/crypto.ts";
+import { sha256, signCall } from "../../edge/crypto.ts";
 import { errorBodySchema, sidecarEmbeddingSchema, sidecarReadinessSchema } from "../../shared/wire.ts";
 import { scene } from "../kit/images.ts";
+import { startLmStudio } from "../kit/lm-studio.ts";
 import { CATALOGS } from "../kit/lm-studio/catalog.ts";
 import { PAYLOADS } from "../kit/lm-studio/payloads.ts";
-import { secret, startWhole } from "../kit/stack.ts";
+import { startSidecarInProcess } from "../kit/sidecar-in-process.ts";
+import { secret } from "../kit/stack.ts";
 
-const whole = await startWhole({}, { timeout_first_token_seconds: 1, log_level: "WARNING" });
-after(() => whole[Symbol.asyncDispose]());
+const studio = await startLmStudio();
+const sidecar = await startSidecarInProcess({
+  settings: {
+    lm_studio_host: "127.0.0.1",
+    lm_studio_port: studio.port,
+    timeout_first_token_seconds: 1,
+    log_level: "WARNING",
+  },
+});
+after(async () => {
+  await sidecar.close();
+  await studio.close();
+});
 
 type Bytes = Uint8Array<ArrayBuffer>;
 
 /** A signed call to the sidecar, as the edge makes them. */
-async function call(
+const call = (
   method: "GET" | "POST",
   target: string,
   body: Bytes | string = "",
   type = "application/json",
   signal?: AbortSignal,
-): Promise<Response> {
-  const [path = "", query = ""] = target.split("?");
-  const bytes = typeof body === "string" ? new TextEncoder().encode(body) : body;
-  const parts = { method, path, query, bodySha256: await sha256(bytes) };
-  const headers = await signCall(secret, parts, Date.now(), (count) => crypto.getRandomValues(new Uint8Array(count)));
-  return fetch(`${whole.stack.sidecarUrl}${target}`, {
-    method,
-    headers: { ...headers, "content-type": type },
-    ...(method === "POST" ? { body: bytes } : {}),
-    ...(signal === undefined ? {} : { signal }),
-  });
-}
+): Promise<Response> => sidecar.call({ method, target, body, type, ...(signal === undefined ? {} : { signal }) });
 
 const chat = (body: object): Promise<Response> => call("POST", "/v1/chat/completions", JSON.stringify(body));
 const hello = [{ role: "user", content: "Hello" }];
@@ -40,7 +42,7 @@ const errorOf = async (response: Response) =>
 test("every answer carries the sidecar's mark and a request id, refusals too", async () => {
   for (const response of [
     await call("GET", "/info"),
-    await fetch(`${whole.stack.sidecarUrl}/nothing`),
+    await fetch(`${sidecar.url}/nothing`),
     await call("GET", "/v1/embed"),
   ]) {
     assert.deepEqual(
@@ -53,7 +55,7 @@ test("every answer carries the sidecar's mark and a request id, refusals too", a
 test("a call whose body is not the one that was signed is refused", async () => {
   const parts = { method: "POST", path: "/v1/log-level", query: "", bodySha256: await sha256('{"level":"DEBUG"}') };
   const headers = await signCall(secret, parts, Date.now(), (count) => crypto.getRandomValues(new Uint8Array(count)));
-  const response = await fetch(`${whole.stack.sidecarUrl}/v1/log-level`, {
+  const response = await fetch(`${sidecar.url}/v1/log-level`, {
     method: "POST",
     headers,
     body: '{"level":"ERROR"}',
@@ -105,14 +107,14 @@ test("chat answers in OpenAI's shape, with zero kept and a picture as a fresh JP
     [response.status, body.object, body.model, body.choices[0]?.message.content, body.choices[0]?.finish_reason],
     [200, "chat.completion", "test/vision-4b", "A lighthouse on a cliff.", "stop"],
   );
-  const sent = whole.studio.chats().at(-1)?.body ?? "";
+  const sent = studio.chats().at(-1)?.body ?? "";
   assert.ok(
     sent.includes('"role":"system"') && sent.includes("data:image/jpeg;base64,") && sent.includes('"temperature":0,'),
   );
 });
 
 test("chat streams pieces as they come, then the finish, the usage when asked for, and the end", async () => {
-  whole.studio.enqueue({ kind: "stream", tokens: ["A ", "<thi", "nk>no</think>", "boat."] });
+  studio.enqueue({ kind: "stream", tokens: ["A ", "<thi", "nk>no</think>", "boat."] });
   const response = await chat({ messages: hello, stream: true, stream_options: { include_usage: true } });
   const lines = (await response.text())
     .split("\n\n")
@@ -133,14 +135,14 @@ test("chat streams pieces as they come, then the finish, the usage when asked fo
 });
 
 test("a chat that fails before its first words has a true status; after them an error line and no end mark", async () => {
-  whole.studio.enqueue({ kind: "reply", status: 400, body: PAYLOADS.aKeepTokens });
+  studio.enqueue({ kind: "reply", status: 400, body: PAYLOADS.aKeepTokens });
   const early = await chat({ messages: hello, stream: true });
   assert.deepEqual([early.status, (await errorOf(early)).code], [400, "ERR_VAL_INVALID_RANGE"]);
   const at = { tokens: 2 };
-  whole.studio.enqueue({ kind: "stream", pauses: [{ at, gate: "cut" }], cut: { at, how: "rst" } });
+  studio.enqueue({ kind: "stream", pauses: [{ at, gate: "cut" }], cut: { at, how: "rst" } });
   // The head comes with the first words; only then is the connection cut.
   const late = await chat({ messages: hello, stream: true });
-  whole.studio.gates("cut").open();
+  studio.gates("cut").open();
   const text = await late.text();
   assert.ok(text.includes('"content":"A "') && text.includes('"code":"ERR_API_INVALID_RESPONSE"'));
   assert.ok(!text.includes("[DONE]") && !text.includes('"finish_reason":"stop"'));
@@ -166,20 +168,20 @@ for (const [name, body, param] of refusals) {
 }
 
 test("a caller who leaves ends the generation, and the next one is served", async () => {
-  whole.studio.enqueue({ kind: "stream", pauses: [{ at: { tokens: 1 }, gate: "never" }] });
+  studio.enqueue({ kind: "stream", pauses: [{ at: { tokens: 1 }, gate: "never" }] });
   const leave = new AbortController();
-  const before = whole.studio.chats().length;
+  const before = studio.chats().length;
   const waiting = call("POST", "/v1/caption?events=true", new Uint8Array(await scene()), "image/png", leave.signal);
-  await whole.studio.gates("never").arrived();
+  await studio.gates("never").arrived();
   const reading = (await waiting).text();
   leave.abort();
   await assert.rejects(reading);
-  await whole.studio.until(() => whole.studio.chats()[before]?.aborted === true);
+  await studio.until(() => studio.chats()[before]?.aborted === true);
   assert.equal((await call("POST", "/v1/caption", new Uint8Array(await scene()), "image/png")).status, 200);
 });
 
 test("metrics count requests and stages, and a stranger's path adds no series", async () => {
-  await fetch(`${whole.stack.sidecarUrl}/a-path-of-a-stranger`);
+  await fetch(`${sidecar.url}/a-path-of-a-stranger`);
   const text = await (await call("GET", "/metrics")).text();
   assert.match(text, /pixel_sidecar_requests_total\{route="\/v1\/embed",status="2xx"\} 1/);
   assert.match(text, /pixel_sidecar_stage_seconds_count\{stage="encode"\} [1-9]/);
@@ -188,7 +190,7 @@ test("metrics count requests and stages, and a stranger's path adds no series", 
 });
 
 test("a picture for a model that does not see is the caller's to mend", async () => {
-  whole.studio.have(CATALOGS.text);
+  studio.have(CATALOGS.text);
   // The model that was listed is gone: this call fails, and the next one asks what there is.
   await chat({ messages: hello });
   const image = {

@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { signCall } from "../../edge/crypto.ts";
@@ -60,6 +61,21 @@ test("F54: a call passes once, also after a restart", async () => {
   assert.deepEqual([first(request, now).ok, first(request, now)], [true, { ok: false, fault: "replayed" }]);
   const restarted = createSignatureCheck([newSecret], await guardIn(folder));
   assert.deepEqual(restarted(request, now), { ok: false, fault: "replayed" });
+});
+
+test("F56: a disk that is full later costs no call, and the next start refuses what was signed before it", () => {
+  const file = join(temporaryFolder(), "nonces");
+  const problems: Error[] = [];
+  const guard = openReplayGuard(file, now, (problem) => problems.push(problem));
+  assert.equal(guard.admit("a", now, now), true);
+  // A folder in its place takes no line, like a disk without room.
+  rmSync(file);
+  mkdirSync(file);
+  assert.deepEqual([guard.admit("b", now, now), guard.admit("b", now, now), problems.length], [true, false, 1]);
+  rmSync(file, { recursive: true });
+  writeFileSync(file, "");
+  const next = openReplayGuard(file, now + 5);
+  assert.deepEqual([next.admit("b", now, now + 5), next.admit("c", now + 5, now + 5)], [false, true]);
 });
 
 test("without its file the guard refuses what was signed before it started", () => {

@@ -4,6 +4,7 @@ import { cachePatches } from "./patches/cache.ts";
 import { edgePatches } from "./patches/edge.ts";
 import { libraryPatches } from "./patches/library.ts";
 import { retryPatches } from "./patches/retry.ts";
+import { sidecarPatches } from "./patches/sidecar.ts";
 
 const sleepPatches: readonly Patch[] = [
   {
@@ -23,4 +24,5 @@ export const patches: readonly Patch[] = [
   ...libraryPatches,
   ...cachePatches,
   ...edgePatches,
+  ...sidecarPatches,
 ];

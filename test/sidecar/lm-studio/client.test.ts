@@ -391,3 +391,10 @@ test("a token is sent with every call and stands in no log line", async () => {
   assert.ok(!logger.messages.join().includes("the-token"));
   await studio.close();
 });
+
+test("a listing that stalls after its head, ended by a time limit, is a failure like any other and ends no process", async () => {
+  const stalled = { kind: "reply", status: 200, body: "{}", pauses: [{ at: "head", gate: "never" }] } as const;
+  await withStudio({ discovery: stalled }, async (_, client) => {
+    assert.equal((await failureOf(client.caption(call()))).category, "timeout");
+  });
+});

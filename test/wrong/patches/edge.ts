@@ -77,4 +77,11 @@ export const edgePatches: readonly Patch[] = [
     to: "if (failed.cancelled || ours || attempts === 0 ||",
     laws: [captions],
   },
+  {
+    wrong: "hosts: a probe that hangs for its own short time is nobody's failure",
+    file: "edge/gate.ts",
+    from: "isProbe(permit) ? Math.min(limits.timeoutMs, limits.probeTimeoutMs) : limits.timeoutMs;",
+    to: "limits.timeoutMs;",
+    laws: [gate],
+  },
 ];
