@@ -14,15 +14,17 @@ import { answerCircuitBreakerAct, answerCircuitBreakers } from "./circuit-breake
 import { createAttemptGate, createEvidenceGate } from "./gate.ts";
 import { answerHealth, answerReadiness, answerStatus } from "./health.ts";
 import { openIsolate, type Isolate } from "./isolate.ts";
-import { createLog, logAccess } from "./log.ts";
+import { createLog, guardWrite, logAccess } from "./log.ts";
 import { allowOf, routeOf, routes } from "./routes.ts";
 import type { Scope } from "./scope.ts";
 
 type AppEnv = { Bindings: object; Variables: { scope: Scope } };
 
 /** The edge's HTTP surface over what its host gives it. */
-export function createApp(deps: Deps): Hono<AppEnv> {
+export function createApp(host: Deps): Hono<AppEnv> {
   const app = new Hono<AppEnv>();
+  const lines = guardWrite(host.write);
+  const deps: Deps = { ...host, write: lines.write };
   const budget = createBodyBudget();
   const isolates = new WeakMap<object, Isolate | string>();
 
@@ -49,6 +51,7 @@ export function createApp(deps: Deps): Hono<AppEnv> {
         status: c.res.status,
         code,
         ms: Math.max(0, Math.round(deps.now() - startedMs)),
+        cancelled: c.req.raw.signal.aborted,
         ...facts,
       });
     };
@@ -73,7 +76,7 @@ export function createApp(deps: Deps): Hono<AppEnv> {
     const deadline = startDeadline(deps, startedMs, config.timeout_seconds * 1000);
     const caller = c.req.raw.signal;
     const request = { requestId, traceParent, startedMs, deadline, caller, log, facts };
-    const scope: Scope = { ...isolate, ...request, deps, breakers, gates, budget, waitUntil };
+    const scope: Scope = { ...isolate, ...request, deps, breakers, gates, budget, waitUntil, lostLines: lines.lost };
     c.set("scope", scope);
     const over = Promise.withResolvers<void>();
     // Without a pending waitUntil the platform may end the context before it tells that the caller left (workerd #5062).

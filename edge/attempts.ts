@@ -3,6 +3,7 @@ import { runAttempts, type Attempted, type Gate, type RetryEvent } from "../shar
 import { PixelLLMError } from "../shared/errors.ts";
 import { readRetryLimits } from "../shared/retry.ts";
 import { startSleep } from "../shared/sleep.ts";
+import { errorAnswer } from "./answers.ts";
 import { probeLimitMs, type AttemptPermit } from "./gate.ts";
 import type { ImageCall } from "./image-call.ts";
 import { readSeen, type Seen } from "./seen.ts";
@@ -82,7 +83,8 @@ export async function askBox<T extends object>(
     remainingMs: () => Math.max(0, deadline.remainingMs() - reserveMs),
     takeToken: () => retryBudget.take(),
     deposit: () => retryBudget.deposit(),
-    smooth: (elapsedMs) => retryBudget.smooth(elapsedMs),
+    // A clock that jumps ahead in the middle of a call must not make every call look long.
+    smooth: (elapsedMs) => retryBudget.smooth(Math.min(elapsedMs, config.timeout_seconds * 1000)),
     observe: (event) => logEvent(scope, event),
     observerFailed: (exception) => scope.log("ERROR", "observer failed", { exception }),
   });
@@ -92,15 +94,22 @@ export async function askBox<T extends object>(
   return { ok: false, error, attempts, repeat, reachable, cancelled, seen };
 }
 
+/** What nobody will read: the caller left, which is no failure of anyone's. */
+export function cancelledAnswer({ log, requestId }: Scope, { error, attempts }: BoxFailure): Response {
+  log("INFO", "cancelled", { extra: { attempts } });
+  return errorAnswer(error, requestId);
+}
+
 /** Only captions are shared between calls. */
 function isCollapsed(value: object): boolean {
   return "collapsed" in value && value.collapsed === true;
 }
 
-function logEvent({ log }: Scope, event: RetryEvent): void {
+function logEvent({ log, caller }: Scope, event: RetryEvent): void {
   switch (event.type) {
     case "attempt":
-      if (event.error === null || event.error.severity === "LOW") return;
+      // A call that ends because its caller left has not failed.
+      if (event.error === null || event.error.severity === "LOW" || caller.aborted) return;
       return log("WARNING", "attempt failed", {
         exception: event.error,
         extra: { attempt: event.attempt, ms: Math.round(event.elapsedMs), details: event.error.details },

@@ -13,7 +13,7 @@ import {
   type SidecarCaption,
 } from "../shared/wire.ts";
 import { errorAnswer } from "./answers.ts";
-import { askBox, type BoxFailure } from "./attempts.ts";
+import { askBox, cancelledAnswer, type BoxFailure } from "./attempts.ts";
 import { authenticate } from "./authentication.ts";
 import type { Found, FoundEntry } from "./caption-cache.ts";
 import { readCallerHead, type CallerImage, type JsonReading } from "./caller-image.ts";
@@ -121,10 +121,11 @@ function keep(scope: Scope, { question, control }: Asking, live: SidecarCaption)
 async function fallBack(scope: Scope, asking: Asking, failed: BoxFailure): Promise<Response> {
   const { config, requestId, log } = scope;
   const { error: cause, attempts, repeat } = failed;
+  if (failed.cancelled) return cancelledAnswer(scope, failed);
   if (cause.severity !== "LOW") log("WARNING", "caption failed", { exception: cause, extra: { attempts } });
-  // A bug of ours is no failure of the box; a caller who left needs no answer.
+  // A bug of ours is no failure of the box.
   const ours = cause.code === "ERR_INTERNAL" && !failed.reachable;
-  if (failed.cancelled || ours || !entersLadder(cause.code)) return errorAnswer(cause, requestId, { repeat });
+  if (ours || !entersLadder(cause.code)) return errorAnswer(cause, requestId, { repeat });
 
   const chain = asking.options.fallback ?? config.fallback_chain;
   const answered = await climb({

@@ -14,7 +14,9 @@ export type Deadline = {
 /** Starts a deadline `budgetMs` after `startedMs` (Unix ms). */
 export function startDeadline(deps: Pick<Deps, "now" | "startTimer">, startedMs: number, budgetMs: number): Deadline {
   const controller = new AbortController();
-  const remainingMs = (): number => Math.max(0, budgetMs - Math.max(0, deps.now() - startedMs));
+  // A clock that steps back gives no time back: what has rung is over.
+  const remainingMs = (): number =>
+    controller.signal.aborted ? 0 : Math.max(0, budgetMs - Math.max(0, deps.now() - startedMs));
   const stop = deps.startTimer(remainingMs(), () => {
     controller.abort(new PixelLLMError("ERR_TIMEOUT_REQUEST", { detail: `${Math.round(budgetMs)} ms are over` }));
   });

@@ -2,7 +2,7 @@ import * as z from "zod";
 import { PixelLLMError } from "../shared/errors.ts";
 import { parseWith, sidecarEmbeddingSchema, type SidecarEmbedding } from "../shared/wire.ts";
 import { errorAnswer, jsonAnswer } from "./answers.ts";
-import { askBox, type BoxFailure } from "./attempts.ts";
+import { askBox, cancelledAnswer, type BoxFailure } from "./attempts.ts";
 import { authenticate } from "./authentication.ts";
 import { readCallerHead, type CallerImage, type JsonReading } from "./caller-image.ts";
 import { claimBody } from "./claimed-body.ts";
@@ -54,6 +54,7 @@ export async function answerEmbeddings(request: Request, scope: Scope): Promise<
     const seen: SidecarEmbedding[] = [];
     for (const image of body.images) {
       const asked = await embed(scope, image, tenant);
+      if (!asked.ok && asked.cancelled) return cancelledAnswer(scope, asked);
       if (!asked.ok) return errorAnswer(asked.error, scope.requestId, { repeat: asked.repeat });
       const result = asked.value;
       if (options.dimensions !== undefined && options.dimensions !== result.dimensions) {
@@ -87,6 +88,7 @@ async function embed(
   const call = createImageCall(scope, { image, sha256: await sha256(image.bytes), tenant });
   const question = { call, path: "/v1/embed", query: {}, schema: sidecarEmbeddingSchema, reserveMs: 0 };
   const asked = await askBox(scope, { ...question, gate: scope.gates.evidence });
-  if (!asked.ok && asked.error.severity !== "LOW") scope.log("WARNING", "embedding failed", { exception: asked.error });
+  if (!asked.ok && !asked.cancelled && asked.error.severity !== "LOW")
+    scope.log("WARNING", "embedding failed", { exception: asked.error });
   return asked;
 }

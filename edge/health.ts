@@ -48,6 +48,8 @@ export async function answerStatus(request: Request, scope: Scope): Promise<Resp
       cache: scope.cache.counts(),
       retry_budget_tokens: Math.round(scope.retryBudget.tokens() * 100) / 100,
       store_errors: scope.breakers.view().storeErrors,
+      observer_errors: scope.breakers.view().observerErrors,
+      lost_log_lines: scope.lostLines(),
     },
   });
 }

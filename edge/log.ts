@@ -28,6 +28,8 @@ export type Access = {
   status: number;
   code: ErrorCode | null;
   ms: number;
+  /** The caller had left when the answer was made. */
+  cancelled: boolean;
   /** Bytes read of the request's body. */
   bytes: number;
   /** Where a caption came from. */
@@ -37,5 +39,22 @@ export type Access = {
 /** One access line; a server error is a warning, so that it shows where plain traffic does not. */
 export function logAccess(log: Log, access: Access): void {
   const { code, ...extra } = access;
-  log(access.status >= 500 ? "WARNING" : "INFO", "request", { errorCode: code ?? undefined, extra });
+  const failed = access.status >= 500 && !access.cancelled;
+  log(failed ? "WARNING" : "INFO", "request", { errorCode: (access.cancelled ? null : code) ?? undefined, extra });
+}
+
+/** A way to write lines that never throws, and how many lines it has lost: a log that fails decides nothing. */
+export function guardWrite(write: Deps["write"]): { write: Deps["write"]; lost: () => number } {
+  let lost = 0;
+  return {
+    write(line) {
+      try {
+        write(line);
+      } catch {
+        // There is nowhere left to tell what went wrong; that it did is counted.
+        lost += 1;
+      }
+    },
+    lost: () => lost,
+  };
 }

@@ -40,6 +40,8 @@ export type Scope = {
   /** Keeps the context alive for work that goes on behind the answer. */
   waitUntil: (work: Promise<unknown>) => void;
   log: Log;
+  /** Log lines this isolate could not write. */
+  lostLines: () => number;
   /** What the access line will tell; handlers fill it in. */
   facts: { bytes: number; source: string | null; attempts: number };
 };

@@ -1,9 +1,12 @@
 import type { EngineFigures } from "./engine.ts";
+import { signatureFaults, type SignatureFault } from "./signature.ts";
 
 /** Counts what the sidecar does, for `GET /metrics`. Labels are closed sets: routes and stages of ours, status classes. */
 export type Metrics = {
   /** One answered request; `route` must be one of `metricRoutes`, anything else counts as `other`. */
   request(route: string, status: number): void;
+  /** One call whose signature was refused. */
+  unsigned(fault: SignatureFault): void;
   /** Time one stage of one picture took, in seconds. */
   stage(stage: MetricStage, seconds: number): void;
   /** Prometheus text exposition, version 0.0.4. */
@@ -34,12 +37,16 @@ export const metricRoutes: ReadonlySet<string> = new Set([
 /** Fresh counters. */
 export function createMetrics(): Metrics {
   const requests = new Map<string, number>();
+  const faults = new Map<SignatureFault, number>(signatureFaults.map((fault) => [fault, 0]));
   const stages = new Map<MetricStage, { count: number; seconds: number }>();
   for (const stage of metricStages) stages.set(stage, { count: 0, seconds: 0 });
   return {
     request(route, status) {
       const labels = `route="${metricRoutes.has(route) ? route : "other"}",status="${Math.floor(status / 100)}xx"`;
       requests.set(labels, (requests.get(labels) ?? 0) + 1);
+    },
+    unsigned(fault) {
+      faults.set(fault, (faults.get(fault) ?? 0) + 1);
     },
     stage(stage, seconds) {
       const sum = stages.get(stage);
@@ -51,6 +58,8 @@ export function createMetrics(): Metrics {
       return [
         ...family("pixel_sidecar_requests_total", "counter", "Requests answered, by route and class of status."),
         ...[...requests].map(([labels, count]) => `pixel_sidecar_requests_total{${labels}} ${count}`),
+        ...family("pixel_sidecar_unsigned_total", "counter", "Calls refused for their signature, by what is wrong."),
+        ...[...faults].map(([fault, count]) => `pixel_sidecar_unsigned_total{fault="${fault}"} ${count}`),
         ...family("pixel_sidecar_stage_seconds", "summary", "Time pictures spent in each stage."),
         ...[...stages].flatMap(([stage, { count, seconds }]) => [
           `pixel_sidecar_stage_seconds_sum{stage="${stage}"} ${seconds}`,

@@ -94,7 +94,10 @@ export function createServer(parts: ServerParts): Hono<Env> {
       { method: c.req.method, path, query, header: (name) => c.req.header(name) },
       wallNow() / 1000,
     );
-    if (!verdict.ok) throw unsigned(verdict.fault);
+    if (!verdict.ok) {
+      metrics.unsigned(verdict.fault);
+      throw unsigned(verdict.fault);
+    }
     c.set("bodySha256", verdict.claim.bodySha256);
     return next();
   });
@@ -168,6 +171,9 @@ export function createServer(parts: ServerParts): Hono<Env> {
     const error = toPixelLLMError(thrown);
     const extra = { request_id: c.get("requestId") };
     if (error.code === "ERR_INTERNAL") logger.error("request failed", { exception: error, extra });
+    // What bears no signature is a stranger's knock; one that is wrong is for the owner of both halves to mend.
+    else if (error.code === "ERR_API_UNAUTHORIZED" && error.detail !== "malformed")
+      logger.warning("signature refused", { errorCode: error.code, extra: { ...extra, fault: error.detail } });
     else logger.debug("request refused", { exception: error, extra });
     return fail(c, error);
   });
@@ -175,7 +181,10 @@ export function createServer(parts: ServerParts): Hono<Env> {
   async function readSignedBody(c: Context<Env>, limit: number): Promise<Body> {
     const body = await readBody(c.env.incoming, limit);
     const signedHash = c.get("bodySha256");
-    if (signedHash !== null && signedHash !== body.sha256) throw unsigned("wrong_signature");
+    if (signedHash !== null && signedHash !== body.sha256) {
+      metrics.unsigned("wrong_signature");
+      throw unsigned("wrong_signature");
+    }
     return body;
   }
 

@@ -3,7 +3,8 @@ import { isTimely, readSignatureClaim, signedText, type SignatureClaim } from ".
 import type { ReplayGuard } from "./replay-guard.ts";
 
 /** Why a request was turned away; for the log, the caller learns nothing. */
-export type SignatureFault = "malformed" | "unknown_key" | "skewed_clock" | "wrong_signature" | "replayed";
+export const signatureFaults = ["malformed", "unknown_key", "skewed_clock", "wrong_signature", "replayed"] as const;
+export type SignatureFault = (typeof signatureFaults)[number];
 
 /** The claim whose body hash still has to match, or the fault. */
 export type SignatureVerdict = { ok: true; claim: SignatureClaim } | { ok: false; fault: SignatureFault };

@@ -55,6 +55,11 @@ export type AuthorityCore = {
   alarm(): Promise<void>;
 };
 
+/** The answer to a wish that comes after a later one of its isolate. */
+const overtaken: Granting = {
+  kind: "refused",
+  refusal: { admitted: false, code: "ERR_CB_HALF_OPEN", phase: "half_open", retryAfterMs: 1000 },
+};
 /** An isolate not heard for so long takes no part of a ramp. */
 const shareMs = 10_000;
 /** State is saved on every change of phase, and no more often than this between them. */
@@ -157,7 +162,7 @@ export function createAuthorityCore(host: AuthorityHost): AuthorityCore {
   }
 
   function hear(isolate: string): Heard {
-    const known = heard.get(isolate) ?? { seq: 0, atMs: 0, asked: null };
+    const known = heard.get(isolate) ?? { seq: 0, atMs: 0, asked: {} };
     known.atMs = host.now();
     // Taken out and put in again, the map stays in the order of hearing.
     heard.delete(isolate);
@@ -264,10 +269,12 @@ export function createAuthorityCore(host: AuthorityHost): AuthorityCore {
     acquire: (name, isolate, ask) =>
       during(() => {
         const known = hear(isolate);
-        const { asked } = known;
-        const again = asked !== null && asked.id === ask.id && asked.name === name;
-        const granting = again && asked.epoch === states[name].epoch ? asked.granting : grant(name, ask.epoch);
-        known.asked = { id: ask.id, name, epoch: states[name].epoch, granting };
+        const asked = known.asked[name];
+        // A wish from before the last one has been answered: whoever made it does not listen any more.
+        if (asked !== undefined && ask.id < asked.id) return { ok: true, granting: overtaken, snapshot: snapshot() };
+        const again = asked !== undefined && asked.id === ask.id && asked.epoch === states[name].epoch;
+        const granting = again ? asked.granting : grant(name, ask.epoch);
+        known.asked[name] = { id: ask.id, epoch: states[name].epoch, granting };
         return { ok: true, granting, snapshot: snapshot() };
       }),
     act: (name, deed, keyId) =>

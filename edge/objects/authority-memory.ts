@@ -9,8 +9,8 @@ export type Heard = {
   seq: number;
   /** When it was heard last, ms of the object's own clock. */
   atMs: number;
-  /** Its last wish and the answer: not kept over a restart. */
-  asked: { id: number; name: BreakerName; epoch: number; granting: Granting } | null;
+  /** Its last wish of each breaker and the answer: not kept over a restart. */
+  asked: Partial<Record<BreakerName, { id: number; epoch: number; granting: Granting }>>;
 };
 
 /** All that outlives a restart. */
@@ -100,7 +100,7 @@ function readHeard(value: unknown, now: number, gapMs: number): Map<string, Hear
   for (const row of Array.isArray(value) ? value.slice(-maxHeard) : []) {
     const [isolate, seq, agoMs] = Array.isArray(row) ? (row as unknown[]) : [];
     if (typeof isolate !== "string" || !isCount(seq)) continue;
-    heard.set(isolate, { seq, atMs: now - gapMs - Math.max(0, readNumber(agoMs, 0)), asked: null });
+    heard.set(isolate, { seq, atMs: now - gapMs - Math.max(0, readNumber(agoMs, 0)), asked: {} });
   }
   return heard;
 }

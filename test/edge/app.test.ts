@@ -266,16 +266,34 @@ test("a live caption is the contract's object, private, and names its request", 
 
 test("a caller who leaves ends the call to the box; the local runtime does not tell, so the signal is ours here", async () => {
   const leave = new AbortController();
-  const told = Promise.withResolvers<void>();
+  const aborted = Promise.withResolvers<void>();
   const kit = startEdgeKit((call, init) => {
-    init.signal?.addEventListener("abort", () => told.resolve(), { once: true });
+    init.signal?.addEventListener("abort", () => aborted.resolve(), { once: true });
     leave.abort(new Error("left"));
     return silence(call, init);
   });
   const response = await kit.send("/v1/captions", { ...post(), signal: leave.signal });
-  await told.promise;
+  await aborted.promise;
   assert.ok(response.status >= 500);
   assert.equal(kit.calls.length, 1);
+  const told = kit.lines.map(
+    (line) => JSON.parse(line) as { level: string; message: string; error_code: string | null },
+  );
+  assert.deepEqual(
+    told.map(({ level, message, error_code: code }) => [level, message, code]),
+    [
+      ["INFO", "cancelled", null],
+      ["INFO", "request", null],
+    ],
+  );
+});
+
+test("F59: a log that cannot be written changes no answer, and the lines it lost are counted", async () => {
+  const kit = startEdgeKit(() => Promise.resolve(events(result(200, liveBody))));
+  kit.breakLog();
+  assert.equal((await kit.send("/v1/captions", post())).status, 200);
+  const status = (await (await kit.send("/v1/status")).json()) as { isolate: { lost_log_lines: number } };
+  assert.ok(status.isolate.lost_log_lines > 0);
 });
 
 test("markup in a caption leaves as JSON escapes", async () => {

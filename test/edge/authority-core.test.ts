@@ -320,6 +320,21 @@ test("the same wish delivered twice gets the same lease", async () => {
   assert.equal(leaseOf(first).lease, 1);
 });
 
+test("a wish delivered again after later ones gets no lease of its own: nobody would end it", async () => {
+  const time = createVirtualTime();
+  const kit = startAuthorityKit(time);
+  for (const name of ["sidecar", "lm_studio_api"] as const) {
+    kit.core().act(name, { kind: "open", reason: null, forMs: 1000 }, "k");
+  }
+  await time.run(1000);
+  const first = ask(kit.core(), "a", 5);
+  kit.core().acquire("lm_studio_api", "a", { id: 6, epoch: 0 });
+  assert.deepEqual(ask(kit.core(), "a", 5), first, "the other breaker's wish is not in between");
+  ask(kit.core(), "a", 7);
+  assert.equal(ask(kit.core(), "a", 5).kind, "refused");
+  assert.equal(kit.core().read().reading.breakers.sidecar.leases, 2);
+});
+
 test("a closed breaker admits without a lease, and counts nothing: the caller's copy does", () => {
   const kit = startAuthorityKit(createVirtualTime());
   const before = kit.core().read().reading.breakers.sidecar;

@@ -12,6 +12,8 @@ export type SeenCall = { url: URL; method: string; headers: Headers; bytes: numb
 export type EdgeKit = {
   calls: SeenCall[];
   lines: string[];
+  /** From now on every line that is written is a throw. */
+  breakLog(): void;
   send(path: string, init?: RequestInit, env?: Record<string, string>): Promise<Response>;
 };
 
@@ -62,6 +64,7 @@ export function startEdgeKit(
 ): EdgeKit {
   const calls: SeenCall[] = [];
   const lines: string[] = [];
+  let broken = false;
   const deps: Deps = {
     fetch: (url, init) => {
       const body = init.body instanceof Uint8Array ? init.body.length : 0;
@@ -75,7 +78,10 @@ export function startEdgeKit(
       const timer = setTimeout(elapsed, ms);
       return () => clearTimeout(timer);
     },
-    write: (line) => void lines.push(line),
+    write: (line) => {
+      if (broken) throw new Error("the log is broken");
+      lines.push(line);
+    },
     decodeBase64: (text) => {
       if (!/^[A-Za-z0-9+/]*={0,2}$/.test(text) || text.length % 4 !== 0) throw new SyntaxError("not base64");
       return new Uint8Array(Buffer.from(text, "base64"));
@@ -88,6 +94,9 @@ export function startEdgeKit(
   return {
     calls,
     lines,
+    breakLog() {
+      broken = true;
+    },
     async send(path, init = {}, env = {}) {
       const key = JSON.stringify(env);
       const known = envs.get(key) ?? env;

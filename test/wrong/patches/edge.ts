@@ -73,8 +73,8 @@ export const edgePatches: readonly Patch[] = [
   {
     wrong: "ladder: skipped when a breaker refuses",
     file: "edge/captions.ts",
-    from: "if (failed.cancelled || ours ||",
-    to: "if (failed.cancelled || ours || attempts === 0 ||",
+    from: "if (ours ||",
+    to: "if (ours || attempts === 0 ||",
     laws: [captions],
   },
   {
