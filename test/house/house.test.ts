@@ -1,5 +1,8 @@
 import assert from "node:assert/strict";
-import { globSync, readFileSync } from "node:fs";
+import { execFile } from "node:child_process";
+import { globSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { promisify } from "node:util";
 import { fileURLToPath } from "node:url";
 import { test } from "node:test";
 import { objectClasses } from "../../scripts/local-edge.ts";
@@ -8,6 +11,9 @@ import { renderReadme } from "../../scripts/docs.ts";
 import { configKeys } from "../../shared/config.ts";
 import { errorCodes } from "../../shared/errors.ts";
 import { version } from "../../shared/version.ts";
+import { temporaryFolder } from "../kit/folders.ts";
+import { scene } from "../kit/images.ts";
+import { startLmStudio } from "../kit/lm-studio.ts";
 import { captionSchema } from "../../shared/wire.ts";
 
 const root = fileURLToPath(new URL("../../", import.meta.url));
@@ -100,6 +106,17 @@ test("the README's tables are the code's tables, and its commands exist", () => 
 test("the README's answer is an answer of ours", () => {
   const answer = /```json\n(\{\n[\s\S]*?\n\})\n```/.exec(read("README.md"))?.[1] ?? "";
   captionSchema.parse(JSON.parse(answer));
+});
+
+test("the README's program runs as it stands, with a picture and an LM Studio of ours", async () => {
+  const program = /```ts\n([\s\S]*?)```/.exec(read("README.md"))?.[1] ?? "";
+  await using studio = await startLmStudio();
+  const photo = join(temporaryFolder(), "photo.png");
+  writeFileSync(photo, await scene());
+  const ours = program.replace("1234", String(studio.port)).replace("photo.jpg", photo);
+  const flags = ["--input-type=module-typescript", "-e", ours];
+  const { stdout } = await promisify(execFile)(process.execPath, flags, { cwd: root, timeout: 30_000 });
+  assert.equal(stdout.trim(), "lm_studio: A lighthouse on a cliff.");
 });
 
 test("wrangler.toml names only keys of the configuration, and the local edge runs on its date and flags", () => {
