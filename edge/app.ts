@@ -1,6 +1,5 @@
 import { Hono, type Context } from "hono";
 import { HTTPException } from "hono/http-exception";
-import { readBreakerLimits } from "../shared/breaker-limits.ts";
 import { PixelLLMError, toPixelLLMError } from "../shared/errors.ts";
 import { readRequestId, readTraceParent } from "../shared/ids.ts";
 import { errorAnswer, finishAnswer, jsonAnswer } from "./answers.ts";
@@ -11,7 +10,7 @@ import { startDeadline } from "./deadline.ts";
 import type { Deps } from "./deps.ts";
 import { answerEmbeddings } from "./embeddings.ts";
 import { answerCircuitBreakerAct, answerCircuitBreakers } from "./circuit-breakers.ts";
-import { createAttemptGate, createEvidenceGate } from "./gate.ts";
+import { openGates } from "./gate.ts";
 import { answerHealth, answerReadiness, answerStatus } from "./health.ts";
 import { openIsolate, type Isolate } from "./isolate.ts";
 import { createLog, guardWrite, logAccess } from "./log.ts";
@@ -67,12 +66,7 @@ export function createApp(host: Deps): Hono<AppEnv> {
     if (c.req.path.startsWith("/v1/")) breakers.refresh();
     const { cacheEpoch } = breakers.view();
     if (cacheEpoch !== null) isolate.cache.setEpoch(cacheEpoch);
-    const { slowCallMs, probeTimeoutMs } = readBreakerLimits(config);
-    const sampling = { timeoutMs: config.timeout_seconds * 1000, slowCallMs, probeTimeoutMs };
-    const gates = {
-      caption: createAttemptGate(breakers, sampling),
-      evidence: createEvidenceGate(breakers, sampling),
-    };
+    const gates = openGates(breakers, config);
     const deadline = startDeadline(deps, startedMs, config.timeout_seconds * 1000);
     const caller = c.req.raw.signal;
     const request = { requestId, traceParent, startedMs, deadline, caller, log, facts };

@@ -46,6 +46,13 @@ export function createEvidenceGate(breakers: Breakers, limits: GateLimits): Gate
   };
 }
 
+/** The breakers in the way of a caption, and of evidence or vectors alone, as a configuration judges calls. */
+export function openGates(breakers: Breakers, config: Config): Record<"caption" | "evidence", Gate<AttemptPermit>> {
+  const { slowCallMs, probeTimeoutMs } = readBreakerLimits(config);
+  const limits = { timeoutMs: config.timeout_seconds * 1000, slowCallMs, probeTimeoutMs };
+  return { caption: createAttemptGate(breakers, limits), evidence: createEvidenceGate(breakers, limits) };
+}
+
 /** Longest time a call with this permit may take, in ms: a probe's deadline is its own; null = the request's. */
 export function probeLimitMs(permit: AttemptPermit, config: Config): number | null {
   return isProbe(permit) ? readBreakerLimits(config).probeTimeoutMs : null;

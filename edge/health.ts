@@ -1,17 +1,20 @@
 import { PixelLLMError } from "../shared/errors.ts";
-import { sidecarReadinessSchema, type Dependency } from "../shared/wire.ts";
+import type { Dependency } from "../shared/wire.ts";
 import { errorAnswer, jsonAnswer } from "./answers.ts";
 import { authenticate } from "./authentication.ts";
 import type { BreakersReading } from "./breakers.ts";
 import { showBreakers } from "./circuit-breakers.ts";
-import { startDeadline } from "./deadline.ts";
 import type { AuthorityView } from "./objects/authority-protocol.ts";
+import { askReadiness } from "./readiness.ts";
 import type { Scope } from "./scope.ts";
 
 type Dependencies = { sidecar: Dependency; encoder: Dependency; lm_studio: Dependency };
 
-/** Longest wait for the box, in ms: a probe that hangs is an answer. */
-const probeMs = 3000;
+const unknown: Dependency = {
+  status: "down",
+  detail: "Not known: the sidecar does not answer.",
+  code: "ERR_CONN_UNAVAILABLE",
+};
 
 /** `GET /healthz`: the edge itself is alive. */
 export function answerHealth(): Response {
@@ -69,45 +72,16 @@ function withBreakers(probed: Dependencies, { breakers }: BreakersReading): Depe
 }
 
 async function probe(scope: Scope): Promise<Dependencies> {
-  const { deps, sidecar, requestId, traceParent, caller } = scope;
-  const limit = startDeadline(deps, deps.now(), probeMs);
-  try {
-    const outcome = await sidecar.call({
-      method: "GET",
-      path: "/readyz",
-      query: {},
-      body: null,
-      requestId,
-      traceParent,
-      remainingMs: probeMs,
-      signal: AbortSignal.any([limit.signal, caller]),
-    });
-    const unknown: Dependency = {
-      status: "down",
-      detail: "Not known: the sidecar does not answer.",
-      code: "ERR_CONN_UNAVAILABLE",
-    };
-    if (!outcome.ok) {
-      const { message, code } = outcome.error;
-      return { sidecar: { status: "down", detail: message, code }, encoder: unknown, lm_studio: unknown };
-    }
-    const readiness = sidecarReadinessSchema.safeParse(outcome.body);
-    if (!readiness.success) {
-      const foreign: Dependency = {
-        status: "down",
-        detail: "The sidecar speaks another version.",
-        code: "ERR_API_INVALID_RESPONSE",
-      };
-      return { sidecar: foreign, encoder: unknown, lm_studio: unknown };
-    }
-    const { ready, dependencies } = readiness.data;
-    // Not ready although nothing that it stands on is down: it is stopping.
-    const stopping = !ready && dependencies.encoder.status !== "down";
-    const own: Dependency = stopping
-      ? { status: "down", detail: "The sidecar is stopping.", code: "ERR_API_OVERLOAD" }
-      : { status: "ok", detail: "The sidecar answers.", code: null };
-    return { sidecar: own, ...dependencies };
-  } finally {
-    limit.stop();
+  const answer = await askReadiness(scope, scope);
+  if (!answer.ok) {
+    const { message, code } = answer.error;
+    return { sidecar: { status: "down", detail: message, code }, encoder: unknown, lm_studio: unknown };
   }
+  const { ready, dependencies } = answer.readiness;
+  // Not ready although nothing that it stands on is down: it is stopping.
+  const stopping = !ready && dependencies.encoder.status !== "down";
+  const own: Dependency = stopping
+    ? { status: "down", detail: "The sidecar is stopping.", code: "ERR_API_OVERLOAD" }
+    : { status: "ok", detail: "The sidecar answers.", code: null };
+  return { sidecar: own, ...dependencies };
 }
