@@ -1,14 +1,12 @@
 import assert from "node:assert/strict";
 import { createServer, type IncomingMessage, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
-import { fileURLToPath } from "node:url";
 import { after, before, test } from "node:test";
-import { build } from "esbuild";
-import { convertV4MiniflareOptions, Log, LogLevel, Miniflare } from "miniflare";
 import { createAuthorityPort } from "../../edge/authority-port.ts";
 import type { AcquireReply, ActReply, Batch, ReadReply, ReportReply } from "../../edge/objects/authority-protocol.ts";
 import { addSample, emptyDelta } from "../../shared/breaker-sharing.ts";
 import type { BreakerName } from "../../shared/breaker-state.ts";
+import { startSmallWorker, type SmallWorker } from "../kit/small-worker.ts";
 import { secret } from "../kit/stack.ts";
 
 /**
@@ -41,9 +39,7 @@ const worker = `
     },
   };`;
 
-const script = "authority-object";
-let miniflare: Miniflare;
-let url: URL;
+let workerd: SmallWorker;
 let box: Server;
 /** What the box does with its next probe; each is told to `probed`. */
 let boxMode: "ready" | "lm_studio_down" | "cut" | "unmarked" | "refuses" = "ready";
@@ -65,39 +61,19 @@ before(async () => {
   await new Promise<void>((resolve) => {
     box.listen(0, "127.0.0.1", resolve);
   });
-  const { outputFiles } = await build({
-    stdin: { contents: worker, resolveDir: fileURLToPath(new URL("../../", import.meta.url)), loader: "js" },
-    bundle: true,
-    format: "esm",
-    target: "es2024",
-    external: ["cloudflare:workers"],
-    write: false,
+  workerd = await startSmallWorker({
+    source: worker,
+    objects: { AUTHORITY: "Authority", BROKEN: "Misconfigured" },
+    bindings: {
+      PIXEL_LLM_SIDECAR_URL: `http://127.0.0.1:${(box.address() as AddressInfo).port}`,
+      PIXEL_LLM_SIDECAR_SECRET: secret,
+      PIXEL_LLM_LOG_LEVEL: "CRITICAL",
+    },
   });
-  miniflare = new Miniflare(
-    convertV4MiniflareOptions({
-      name: script,
-      host: "127.0.0.1",
-      port: 0,
-      cf: false,
-      log: new Log(LogLevel.NONE),
-      compatibilityDate: "2026-11-02",
-      modules: [{ type: "ESModule", path: "worker.js", contents: outputFiles[0]?.text ?? "" }],
-      bindings: {
-        PIXEL_LLM_SIDECAR_URL: `http://127.0.0.1:${(box.address() as AddressInfo).port}`,
-        PIXEL_LLM_SIDECAR_SECRET: secret,
-        PIXEL_LLM_LOG_LEVEL: "CRITICAL",
-      },
-      durableObjects: {
-        AUTHORITY: { className: "Authority", useSQLite: true },
-        BROKEN: { className: "Misconfigured", useSQLite: true },
-      },
-    }),
-  );
-  url = await miniflare.ready;
 });
 
 after(async () => {
-  await miniflare.dispose();
+  await workerd.close();
   box.closeAllConnections();
   box.close();
 });
@@ -107,9 +83,11 @@ type Call = <Reply>(method: string, ...args: unknown[]) => Promise<Reply>;
 const on =
   (name: string, binding = "AUTHORITY"): Call =>
   async (method, ...args) =>
-    (await fetch(url, { method: "POST", body: JSON.stringify({ binding, name, method, args }) })).json() as never;
+    (
+      await fetch(workerd.url, { method: "POST", body: JSON.stringify({ binding, name, method, args }) })
+    ).json() as never;
 
-const evict = (name: string): Promise<void> => miniflare.unsafeEvictDurableObject(script, "Authority", { name });
+const evict = (name: string): Promise<void> => workerd.evict("Authority", name);
 
 async function reading(call: Call): Promise<Extract<ReadReply, { ok: true }>["reading"]> {
   const reply = await call<ReadReply>("read");

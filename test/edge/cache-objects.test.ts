@@ -1,9 +1,7 @@
 import assert from "node:assert/strict";
-import { fileURLToPath } from "node:url";
 import { after, before, test } from "node:test";
-import { build } from "esbuild";
-import { convertV4MiniflareOptions, Log, LogLevel, Miniflare } from "miniflare";
 import type { ShardRow, SimilarEntry } from "../../edge/cache-ports.ts";
+import { startSmallWorker, type SmallWorker } from "../kit/small-worker.ts";
 
 /**
  * The real objects in workerd, each with two more doors: its tables, and its alarm. A call comes in as JSON
@@ -68,48 +66,22 @@ const worker = `
     },
   };`;
 
-const script = "cache-objects";
-let miniflare: Miniflare;
-let url: URL;
+let workerd: SmallWorker;
 
 before(async () => {
-  const { outputFiles } = await build({
-    stdin: { contents: worker, resolveDir: fileURLToPath(new URL("../../", import.meta.url)), loader: "js" },
-    bundle: true,
-    format: "esm",
-    target: "es2024",
-    external: ["cloudflare:workers"],
-    write: false,
-  });
-  miniflare = new Miniflare(
-    convertV4MiniflareOptions({
-      name: script,
-      host: "127.0.0.1",
-      port: 0,
-      cf: false,
-      log: new Log(LogLevel.ERROR),
-      compatibilityDate: "2026-11-02",
-      modules: [{ type: "ESModule", path: "worker.js", contents: outputFiles[0]?.text ?? "" }],
-      durableObjects: {
-        CACHE: { className: "CacheShard", useSQLite: true },
-        SIMILAR: { className: "SimilarIndex", useSQLite: true },
-      },
-    }),
-  );
-  url = await miniflare.ready;
+  workerd = await startSmallWorker({ source: worker, objects: { CACHE: "CacheShard", SIMILAR: "SimilarIndex" } });
 });
 
-after(() => miniflare.dispose());
+after(() => workerd.close());
 
 type Call = (method: string, ...args: unknown[]) => Promise<unknown>;
 const on =
   (binding: "CACHE" | "SIMILAR", name: string): Call =>
   async (method, ...args) => {
     const body = JSON.stringify({ binding, name, method, args });
-    return (await fetch(url, { method: "POST", body })).json();
+    return (await fetch(workerd.url, { method: "POST", body })).json();
   };
-const evict = (className: "CacheShard" | "SimilarIndex", name: string): Promise<void> =>
-  miniflare.unsafeEvictDurableObject(script, className, { name });
+const evict = (className: "CacheShard" | "SimilarIndex", name: string): Promise<void> => workerd.evict(className, name);
 
 const row = (key: string, own: Partial<ShardRow> = {}): ShardRow => ({
   key,
@@ -287,7 +259,7 @@ test("an index's alarm sweeps what has ended", async () => {
 });
 
 test("among 10,000 vectors the right one is found; the times are told, and held to in the bench", async (t) => {
-  const rows = (await (await fetch(new URL("/search", url))).json()) as Record<string, number>[];
+  const rows = (await (await fetch(new URL("/search", workerd.url))).json()) as Record<string, number>[];
   for (const { dimensions, index, best = 0, median = 0, worst = 0 } of rows) {
     assert.equal(index, 7777);
     t.diagnostic(
@@ -298,7 +270,7 @@ test("among 10,000 vectors the right one is found; the times are told, and held 
 
 test("the cache works over the real objects: kept by one isolate, found by another, purged by a third", async () => {
   const cache = async (method: string, ...args: unknown[]): Promise<unknown> =>
-    (await fetch(new URL("/cache", url), { method: "POST", body: JSON.stringify({ method, args }) })).json();
+    (await fetch(new URL("/cache", workerd.url), { method: "POST", body: JSON.stringify({ method, args }) })).json();
   const wishes = { model: null, prompt: null, max_tokens: 1, temperature: 0, top_p: 1, seed: null };
   const question = { tenant: "whole", sha256: "ab".repeat(32), wishes };
   const answer = {
