@@ -90,8 +90,8 @@ test("start that is killed by force leaves nobody behind", async () => {
 });
 
 test("the sidecar killed at work: its caller gets a typed error, it comes back, and the next picture is served", async () => {
-  const script: Script = { chat: { kind: "stream", pauses: [{ at: "role", gate: "go" }] } };
-  await using whole = await startWhole(script, { retry_max_attempts: 1 });
+  const paused: Script = { chat: { kind: "stream", pauses: [{ at: "role", gate: "go" }] } };
+  await using whole = await startWhole(paused, { retry_max_attempts: 1 });
   const png = new Uint8Array(await scene());
   const ask = (): Promise<Response> =>
     fetch(`${whole.stack.edgeUrl}/v1/captions`, {
