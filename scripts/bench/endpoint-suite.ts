@@ -1,5 +1,6 @@
 import { renderPicture } from "../rendered-picture.ts";
 import { startBenchStack } from "./bench-stack.ts";
+import { send } from "./lean-http.ts";
 import { boundedFigure, middle, ms, plainFigure, rank, times, type Measured, type Progress } from "./figure.ts";
 
 /** The public endpoint without LM Studio, and what it does to others while it works. */
@@ -9,19 +10,13 @@ export async function measureEndpoint(progress: Progress): Promise<Measured> {
   await using bench = await startBenchStack({ retry_max_attempts: 1, circuit_breaker_enabled: "false" });
   const { stack } = bench;
   const picture = new Uint8Array(renderPicture());
-  const send = (bytes: Uint8Array<ArrayBuffer>): Promise<Response> =>
-    fetch(`${stack.edgeUrl}/v1/captions`, { method: "POST", headers: { "content-type": "image/png" }, body: bytes });
-  const caption = async (): Promise<void> => {
-    const response = await send(picture);
-    if (!response.ok) throw new Error(`caption: ${response.status} ${await response.text()}`);
-    await response.arrayBuffer();
+  const ask = async (body: Uint8Array, wanted: number): Promise<void> => {
+    const headers = { "content-type": "image/png" };
+    const { status, text } = await send(`${stack.edgeUrl}/v1/captions`, { headers, body });
+    if (status !== wanted) throw new Error(`expected ${wanted}, got ${status} ${text}`);
   };
-  const refuse = async (bytes: Uint8Array<ArrayBuffer>, status: number): Promise<void> => {
-    const response = await send(bytes);
-    await response.arrayBuffer();
-    if (response.status !== status) throw new Error(`expected ${status}, got ${response.status}`);
-  };
-  const live = async (): Promise<void> => void (await (await fetch(`${stack.sidecarUrl}/livez`)).arrayBuffer());
+  const caption = (): Promise<void> => ask(picture, 200);
+  const live = async (): Promise<void> => void (await send(`${stack.sidecarUrl}/livez`));
   await times(10, caption);
   progress("asking the endpoint, and refusing what it must");
   const alone = await times(60, caption);
@@ -29,8 +24,8 @@ export async function measureEndpoint(progress: Progress): Promise<Measured> {
   // A header of 16000 × 16000 before the same bytes: refused by its size, before anything decodes.
   new DataView(bomb.buffer).setUint32(16, 16_000);
   new DataView(bomb.buffer).setUint32(20, 16_000);
-  const bombs = await times(60, () => refuse(bomb, 413));
-  const cuts = await times(60, () => refuse(picture.slice(0, picture.length / 2), 422));
+  const bombs = await times(60, () => ask(bomb, 413));
+  const cuts = await times(60, () => ask(picture.subarray(0, picture.length / 2), 422));
   const idle = await times(200, live);
   progress("keeping it busy with 8 callers");
   const load = keepBusy(caption, 8);

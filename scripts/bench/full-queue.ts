@@ -3,6 +3,7 @@ import type { ErrorBody } from "../../shared/errors.ts";
 import { renderPicture } from "../rendered-picture.ts";
 import { benchSecret, startBenchStack } from "./bench-stack.ts";
 import { boundedFigure, middle, ms, rank, spread, timesBeside, type Figure, type Progress } from "./figure.ts";
+import { send } from "./lean-http.ts";
 import { startBenchLmStudio } from "./lm-studio.ts";
 
 const maxQueue = 24;
@@ -33,13 +34,13 @@ export async function measureFullQueue(progress: Progress): Promise<Figure[]> {
     const random = (count: number): Uint8Array<ArrayBuffer> => crypto.getRandomValues(new Uint8Array(count));
     const signature = await signCall(benchSecret, parts, Date.now(), random);
     const startedAt = performance.now();
-    const response = await fetch(`${bench.stack.sidecarUrl}${parts.path}?${parts.query}`, {
-      method: "POST",
+    const { status, text } = await send(`${bench.stack.sidecarUrl}${parts.path}?${parts.query}`, {
       headers: { ...signature, "content-type": "image/png" },
       body: picture,
     });
-    const body = (await response.json()) as { error?: ErrorBody };
-    return { status: response.status, error: body.error ?? null, tookMs: performance.now() - startedAt };
+    const tookMs = performance.now() - startedAt;
+    const body = JSON.parse(text) as { error?: ErrorBody };
+    return { status, error: body.error ?? null, tookMs };
   };
   const warm = await ask(30_000);
   if (warm.status !== 200) throw new Error(`a healthy call gives ${warm.status} ${warm.error?.code}`);
@@ -64,7 +65,7 @@ export async function measureFullQueue(progress: Progress): Promise<Figure[]> {
   const refusal = async (): Promise<void> => {
     if (!(await refused())) throw new Error("a call found room in a full sidecar");
   };
-  const live = async (): Promise<void> => void (await (await fetch(`${bench.stack.sidecarUrl}/livez`)).arrayBuffer());
+  const live = async (): Promise<void> => void (await send(`${bench.stack.sidecarUrl}/livez`));
   const { taken, floors } = await timesBeside(refusals, refusal, live);
   studio.release();
   await Promise.all([blocker, ...inside]);

@@ -14,6 +14,7 @@ import {
   type Figure,
   type Progress,
 } from "./figure.ts";
+import { send } from "./lean-http.ts";
 import { startBenchLmStudio } from "./lm-studio.ts";
 
 const calls = 500;
@@ -30,23 +31,20 @@ export async function measureOpenBreaker(progress: Progress): Promise<Figure[]> 
   });
   const { edgeUrl } = bench.stack;
   const picture = new Uint8Array(renderPicture());
-  const send = async (query: string, headers: Record<string, string> = {}): Promise<[number, unknown]> => {
-    const response = await fetch(`${edgeUrl}/v1/captions${query}`, {
-      method: "POST",
-      headers: { "content-type": "image/png", ...headers },
-      body: picture,
-    });
-    return [response.status, await response.json()];
+  const ask = async (query: string, more: Record<string, string> = {}): Promise<[number, unknown]> => {
+    const headers = { "content-type": "image/png", ...more };
+    const { status, text } = await send(`${edgeUrl}/v1/captions${query}`, { headers, body: picture });
+    return [status, JSON.parse(text)];
   };
   const captionFrom = async (source: string): Promise<void> => {
-    const [status, body] = await send("");
+    const [status, body] = await ask("");
     const seen = status === 200 ? (body as Caption).source : (body as { error: ErrorBody }).error.code;
     if (seen !== source) throw new Error(`expected a caption from ${source}, got ${status} ${seen}`);
   };
   const storedAt = performance.now();
   await captionFrom("lm_studio");
   // It is stored behind its answer.
-  await times(3, async () => void (await send("")));
+  await times(3, async () => void (await ask("")));
   const fresh = await times(calls, () => captionFrom("cache"));
   const tookMs = performance.now() - storedAt;
   if (tookMs > freshSeconds * 1000) throw new Error(`the caption was stale before ${calls} calls were made`);
@@ -55,11 +53,11 @@ export async function measureOpenBreaker(progress: Progress): Promise<Figure[]> 
   if (!opened.ok) throw new Error(`the breaker does not open: ${opened.status} ${await opened.text()}`);
   const refusal = async (): Promise<void> => {
     // Nothing stored is looked for, so it is the breaker that answers.
-    const [status, body] = await send("?fallback=none", { "cache-control": "no-store" });
+    const [status, body] = await ask("?fallback=none", { "cache-control": "no-store" });
     const { code } = (body as { error: ErrorBody }).error;
     if (status !== 503 || code !== "ERR_CB_OPEN") throw new Error(`expected ERR_CB_OPEN, got ${status} ${code}`);
   };
-  const health = async (): Promise<void> => void (await (await fetch(`${edgeUrl}/healthz`)).arrayBuffer());
+  const health = async (): Promise<void> => void (await send(`${edgeUrl}/healthz`));
   await timesBeside(20, refusal, health);
   const { taken: refusals, floors } = await timesBeside(calls, refusal, health);
 
