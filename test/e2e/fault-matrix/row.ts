@@ -41,17 +41,17 @@ export function runRows(rows: readonly Row[], elsewhere: readonly RowElsewhere[]
   }
   for (const { id, fault, why } of elsewhere) {
     test(`${id}: ${fault}`, { skip: why }, () => undefined);
-    report.push({ row: `${id} ${fault}`, expected: [], seen: [`not here: ${why}`] });
+    const reason = [`not here: ${why}`];
+    report.push({ row: `${id} ${fault}`, expected: reason, seen: reason });
   }
 }
 
-/** What was seen, line by line; where it is not what was expected, that stands beside it. */
+/** What was expected and what was seen, fact by fact; `!` marks where they differ. */
 function compare(expected: readonly string[], seen: readonly string[]): string[] {
   const length = Math.max(expected.length, seen.length);
   return Array.from({ length }, (_, at) => {
-    const [wanted, found] = [expected[at], seen[at]];
-    return wanted === undefined || wanted === found
-      ? (found ?? "")
-      : `! seen ${found ?? "nothing"}, expected ${wanted}`;
-  });
+    const [wanted = "nothing", found = "nothing"] = [expected[at], seen[at]];
+    const mark = wanted === found ? " " : "!";
+    return [`  expected: ${wanted}`, `${mark} seen:     ${found}`];
+  }).flat();
 }
