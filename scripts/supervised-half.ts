@@ -119,8 +119,11 @@ export class HalfEnded extends Error {
   }
 }
 
-// workerd and the encoder host outlive a parent that was killed by force; their group still carries its number.
-function endGroup(pid: number | undefined): void {
+/**
+ * Ends by force what is left of the group a detached process began: workerd and the encoder host outlive a parent that
+ * was killed, and their group still carries its number.
+ */
+export function endGroup(pid: number | undefined): void {
   if (pid === undefined) return;
   try {
     process.kill(process.platform === "win32" ? pid : -pid, "SIGKILL");

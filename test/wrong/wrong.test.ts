@@ -6,6 +6,7 @@ import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import { fileURLToPath } from "node:url";
+import { endGroup } from "../../scripts/supervised-half.ts";
 import { temporaryFolder } from "../kit/folders.ts";
 import type { Patch } from "./patch.ts";
 import { patches } from "./patches.ts";
@@ -35,14 +36,17 @@ async function hold(folder: string, laws: readonly string[]): Promise<boolean> {
       cwd: folder,
       stdio: ["ignore", "pipe", "ignore"],
       env: { PATH: process.env["PATH"] },
+      // A group of its own: what a law has started must end with it.
+      detached: process.platform !== "win32",
     });
-    const end = (): void => void child.kill("SIGKILL");
+    const end = (): void => endGroup(child.pid);
     const impatience = setTimeout(end, patienceMs);
     child.stdout.setEncoding("utf8").on("data", (text: string) => {
       if (/^\s*not ok /m.test(text)) end();
     });
     const [code] = (await once(child, "exit")) as [number | null];
     clearTimeout(impatience);
+    end();
     if (code !== 0) return false;
   }
   return true;
