@@ -196,7 +196,12 @@ export const configKeys = {
     unit: "s",
     doc: "After closing, calls are let through in doubling numbers for this long; 0 = all at once.",
   }),
-  fallback_cache_enabled: key({ schema: flag(), default: true, unit: "", doc: "Keep captions for later failures." }),
+  fallback_cache_enabled: key({
+    schema: flag(),
+    default: true,
+    unit: "",
+    doc: "Keep captions for later; needs `sidecar_secret`, which their keys are made from.",
+  }),
   fallback_cache_ttl: key({
     schema: number(0, 31_536_000),
     default: 3600,
