@@ -38,6 +38,21 @@ export type Logger = Readonly<
   Record<"debug" | "info" | "warning" | "error" | "critical", (message: string, fields?: LogFields) => void>
 >;
 
+/** A logger over one way to write an entry. */
+export function loggerOver(write: (level: LogLevel, message: string, fields: LogFields) => void): Logger {
+  const at =
+    (level: LogLevel) =>
+    (message: string, fields: LogFields = {}): void =>
+      write(level, message, fields);
+  return {
+    debug: at("DEBUG"),
+    info: at("INFO"),
+    warning: at("WARNING"),
+    error: at("ERROR"),
+    critical: at("CRITICAL"),
+  };
+}
+
 /** Longest message, stack and extra of one line, in characters; longer ones are cut and marked. */
 export const logLimits = { message: 2048, stack: 8192, extra: 4096 } as const;
 

@@ -1,6 +1,6 @@
 import pino from "pino";
 import type { LogLevel } from "../shared/config.ts";
-import { passesLevel, renderEntry, type LogContext, type LogFields, type Logger } from "../shared/log.ts";
+import { loggerOver, passesLevel, renderEntry, type LogContext, type LogFields, type Logger } from "../shared/log.ts";
 
 /** Where lines go, and how they are stopped. */
 export type LogSink = {
@@ -43,18 +43,7 @@ export function openLogSink(options: LogSinkOptions): LogSink {
   return {
     logger(component, more = {}) {
       const context: LogContext = { component, ...more };
-      const at =
-        (level: LogLevel) =>
-        (message: string, fields: LogFields = {}): void => {
-          write(level, message, context, fields);
-        };
-      return {
-        debug: at("DEBUG"),
-        info: at("INFO"),
-        warning: at("WARNING"),
-        error: at("ERROR"),
-        critical: at("CRITICAL"),
-      };
+      return loggerOver((level, message, fields) => write(level, message, context, fields));
     },
     level: () => threshold,
     changeLevel(level) {

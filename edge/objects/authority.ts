@@ -83,6 +83,15 @@ function startCore(storage: DurableObjectStorage, env: object): AuthorityCore {
   if (!reading.ok) throw new Error(`bad configuration:\n${renderProblems(reading.problems)}`);
   const { config } = reading;
   const log = createLog(platform, config.log_level, { operation: "breaker" });
+  /** The object counts what fails here and goes on; why it failed is for the log. */
+  const telling = <T>(op: string, work: () => T): T => {
+    try {
+      return work();
+    } catch (error) {
+      log("WARNING", "breaker storage failed", { exception: error, extra: { op } });
+      throw error;
+    }
+  };
   let clock = startClock(platform.now());
   return createAuthorityCore({
     now: () => {
@@ -92,13 +101,12 @@ function startCore(storage: DurableObjectStorage, env: object): AuthorityCore {
     wallNow: () => platform.now(),
     random: () => Math.random(),
     limits: readBreakerLimits(config),
-    load: () => {
-      createTable(storage.sql, log);
-      return storage.sql.exec<{ body: string }>("SELECT body FROM memory WHERE id = 1").toArray()[0]?.body;
-    },
-    save: (body) => {
-      storage.sql.exec(saveStatement, body);
-    },
+    load: () =>
+      telling("load", () => {
+        createTable(storage.sql, log);
+        return storage.sql.exec<{ body: string }>("SELECT body FROM memory WHERE id = 1").toArray()[0]?.body;
+      }),
+    save: (body) => telling("save", () => void storage.sql.exec(saveStatement, body)),
     setAlarm: (at) => {
       const set = at === null ? storage.deleteAlarm() : storage.setAlarm(at);
       set.catch((error: unknown) => log("WARNING", "breaker alarm not set", { exception: error }));

@@ -1,6 +1,7 @@
 import { DurableObject } from "cloudflare:workers";
 import type { CacheShardPort, PurgeScope, ShardRow, StoreFailure } from "../cache-ports.ts";
 import { createShardStore, type CountedRow, type ShardRows, type ShardStore } from "../shard-store.ts";
+import { logStoreFailure } from "./store-log.ts";
 import { sweepLater, sweepMs } from "./sweep.ts";
 
 // No index on `used`: it would double the rows written, and the few hundred rows of a shard are read in no time.
@@ -57,7 +58,8 @@ export class CacheShard extends DurableObject implements CacheShardPort {
         }
         return act(this.#store);
       });
-    } catch {
+    } catch (error) {
+      logStoreFailure("captions", error);
       // What it remembers may be of rows that were rolled back.
       this.#store = null;
       return { ok: false, code: "store_failed" };

@@ -8,6 +8,7 @@ import {
   type SimilarRows,
   type SimilarStore,
 } from "../similar-store.ts";
+import { logStoreFailure } from "./store-log.ts";
 import { sweepLater, sweepMs } from "./sweep.ts";
 
 const tables = `
@@ -75,7 +76,8 @@ export class SimilarIndex extends DurableObject implements SimilarPort {
         }
         return act(this.#store);
       });
-    } catch {
+    } catch (error) {
+      logStoreFailure("vectors", error);
       // Memory may tell of rows that were rolled back.
       this.#store = null;
       return { ok: false, code: "store_failed" };

@@ -1,3 +1,5 @@
+import { logStoreFailure } from "./store-log.ts";
+
 /** How long after a write the first sweep comes, and after it the next while anything is left. */
 export const sweepMs = { captions: 3_600_000, vectors: 86_400_000 } as const;
 
@@ -8,7 +10,8 @@ export const sweepMs = { captions: 3_600_000, vectors: 86_400_000 } as const;
 export async function sweepLater(storage: DurableObjectStorage, ms: number): Promise<void> {
   try {
     if ((await storage.getAlarm()) === null) await storage.setAlarm(Date.now() + ms);
-  } catch {
+  } catch (error) {
     // A store that cannot write (a spent quota) keeps answering from what it has.
+    logStoreFailure("alarm", error);
   }
 }

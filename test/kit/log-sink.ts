@@ -1,5 +1,5 @@
 import type { LogLevel } from "../../shared/config.ts";
-import { passesLevel, renderEntry } from "../../shared/log.ts";
+import { loggerOver, passesLevel, renderEntry } from "../../shared/log.ts";
 import type { LogSink } from "../../sidecar/log.ts";
 
 /** A sink that keeps its lines as they would be written. */
@@ -10,20 +10,11 @@ export function listeningSink(level: LogLevel = "INFO"): LogSink & { lines: stri
     lines,
     logger(component, more = {}) {
       const context = { component, ...more };
-      const at =
-        (of: LogLevel) =>
-        (message: string, fields = {}): void => {
-          if (!passesLevel(of, threshold)) return;
-          const timestamp = new Date().toISOString();
-          lines.push(renderEntry({ timestamp, level: of, message, context, logger: "test" }, fields));
-        };
-      return {
-        debug: at("DEBUG"),
-        info: at("INFO"),
-        warning: at("WARNING"),
-        error: at("ERROR"),
-        critical: at("CRITICAL"),
-      };
+      return loggerOver((of, message, fields) => {
+        if (!passesLevel(of, threshold)) return;
+        const timestamp = new Date().toISOString();
+        lines.push(renderEntry({ timestamp, level: of, message, context, logger: "test" }, fields));
+      });
     },
     level: () => threshold,
     changeLevel(next) {
